@@ -1,0 +1,38 @@
+# make demo   installs into .venv and reduces a real file        make test   installs and runs all tests
+# make lint   ruff          make types   mypy          make docs   the site          make bench   beside every peer
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMPS := .venv/.installed
+
+.PHONY: demo test lint types docs bench clean
+
+demo: $(STAMPS)-all
+	$(BIN)/activestore demo
+
+test: $(STAMPS)-all,test
+	$(BIN)/python -m pytest -n auto $(ARGS)
+
+lint: $(STAMPS)-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMPS)-lint
+	$(BIN)/mypy
+
+docs: $(STAMPS)-docs
+	$(BIN)/mkdocs build --strict --quiet
+
+bench: $(STAMPS)-all,bench
+	$(BIN)/python -m benchmarks $(ARGS)
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(STAMPS)-%: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	touch '$@'
+
+clean:
+	rm -rf .venv site .hypothesis .mypy_cache .pytest_cache .ruff_cache benchmarks/data

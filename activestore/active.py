@@ -1,0 +1,447 @@
+"""`Active`: a variable of a file, or a part of it, that is reduced where its bytes are."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from activestore.core.aggregate import Aggregator
+from activestore.core.backend import Backend
+from activestore.core.dispatch import Fallback, default_workers, run
+from activestore.core.metadata import read_variable
+from activestore.core.plan import Plan, ReductionRequest, normalize_axes, plan
+from activestore.core.reductions import READ, Reduction, find_reduction, variance
+from activestore.core.selection import Selection
+from activestore.core.variable import Variable
+from activestore.display import chunk_grid_svg, page
+from activestore.errors import ConfigurationError, ReductionError, SourceError
+from activestore.explanation import Explanation, explain
+from activestore.plugins import default_plugins
+from activestore.result import Report, Result
+from activestore.source import Source, open_source
+
+__all__ = ["Active", "Axis"]
+
+Axis = int | str | tuple[int | str, ...] | list[int | str] | None
+"""Which dimensions to reduce: numbers or names, one or several; None for all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """How runs are carried out."""
+
+    backend: str | Backend
+    workers: int
+    executor: Executor | None
+    fallback: Fallback
+    progress: bool
+
+
+class Active:
+    """A variable, or a part of one, that is reduced chunk by chunk where its bytes are.
+
+    It never changes: an index or `with_options` gives a new one. Nothing is read before a reduction, `read`, or
+    `numpy.asarray` asks for it. It may be used from many threads at once, and pickled.
+
+    Missing values (`_FillValue`, `missing_value`, `valid_min`, `valid_max`, `valid_range`, default fill values) are left
+    out and packed numbers (`scale_factor`, `add_offset`, `_Unsigned`) unpacked, as netCDF4-python does. Sums are kept in 64
+    bits. A result with nothing valid under it is masked; results that are arrays are masked arrays.
+
+    Examples:
+        >>> tas = Active("docs/tas.nc", "tas")
+        >>> tas.dims, tas.shape
+        (('time', 'lat', 'lon'), (24, 18, 36))
+        >>> print(round(tas[0:12, :, 20:30].mean(), 3))
+        276.749
+        >>> tas.mean(axis=("lat", "lon")).shape
+        (24,)
+    """
+
+    __slots__ = ("_options", "_selection", "_source", "_variable")
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        variable: str,
+        *,
+        backend: str | Backend = "posix",
+        workers: int | None = None,
+        executor: Executor | None = None,
+        fallback: Fallback = "local",
+        progress: bool = False,
+    ) -> None:
+        """Read the metadata of a variable; its data stay where they are.
+
+        Parameters:
+            source: Path of a netCDF or HDF5 file.
+            variable: Name of the variable, with its groups: "group/var".
+            backend: Who computes the chunks: a name from `activestore backends`, or a backend of your own.
+            workers: How many chunks are computed at once; as many as there are processors by default.
+            executor: Where chunks are computed, in place of threads of our own; any `concurrent.futures.Executor`.
+            fallback: "local" computes here what the backend cannot do; "error" refuses it before any data are read.
+            progress: Whether runs show a progress bar (needs tqdm: `pip install activestore[progress]`).
+
+        Raises:
+            SourceNotFoundError: There is no such file.
+            SourceError: The file is neither netCDF nor HDF5, or damaged.
+            VariableNotFoundError: It has no such variable; the message names what is near.
+            NotNumericError: The variable holds text or records.
+            ConfigurationError: An option is not understood.
+        """
+        self._source: Source = open_source(source)
+        self._variable: Variable = read_variable(self._source, variable)
+        self._selection = Selection.whole(self._variable.shape)
+        self._options = _checked(
+            _Options(backend, default_workers() if workers is None else workers, executor, fallback, progress)
+        )
+
+    def with_options(
+        self,
+        *,
+        backend: str | Backend | None = None,
+        workers: int | None = None,
+        executor: Executor | None = None,
+        fallback: Fallback | None = None,
+        progress: bool | None = None,
+    ) -> Self:
+        """Return the same selection of the same variable, computed with other options; None keeps what was set.
+
+        Examples:
+            >>> Active("docs/tas.nc", "tas").with_options(workers=1).count()
+            np.int64(15552)
+        """
+        given = {"backend": backend, "workers": workers, "executor": executor, "fallback": fallback, "progress": progress}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return self._copy(options=_checked(replace(self._options, **changes)))
+
+    def _copy(self, *, selection: Selection | None = None, options: _Options | None = None) -> Self:
+        copy = object.__new__(type(self))
+        copy._source, copy._variable = self._source, self._variable
+        copy._selection = self._selection if selection is None else selection
+        copy._options = self._options if options is None else options
+        return copy
+
+    def __getitem__(self, key: Any) -> Self:  # Any: whatever NumPy takes as an index
+        """Return the part that `key` selects, without reading it.
+
+        Parameters:
+            key: Integers, slices of any step, `...`, boolean masks and integer lists; each list or mask indexes its own
+                dimension, as in netCDF4-python. Selections of selections compose.
+
+        Raises:
+            SelectionError: It does not fit the shape.
+
+        Examples:
+            >>> Active("docs/tas.nc", "tas")[::2, 3][:5, [0, 7]].shape
+            (5, 2)
+        """
+        return self._copy(selection=self._selection[key])
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a scalar has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Self]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def variable(self) -> Variable:
+        """All that is known of the whole variable: layout, codecs, missing values, chunk table."""
+        return self._variable
+
+    @property
+    def name(self) -> str:
+        """Name of the variable, with its groups."""
+        return self._variable.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the selection's dimensions."""
+        return self._selection.shape
+
+    @property
+    def ndim(self) -> int:
+        """How many dimensions the selection has."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """How many numbers are selected."""
+        return int(np.prod(self.shape, dtype=object))
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Type of the values, unpacked and in native byte order."""
+        return self._variable.value_dtype
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Names of the selection's dimensions."""
+        return tuple(self._variable.dims[dim] for dim in self._selection.kept)
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Lengths of a chunk (of a piece, where the variable is contiguous) along the selection's dimensions."""
+        return tuple(self._variable.chunk_shape[dim] for dim in self._selection.kept)
+
+    @property
+    def attrs(self) -> Mapping[str, object]:
+        """The variable's attributes."""
+        return self._variable.attrs
+
+    def plan(self, reduction: str | Reduction | tuple[str | Reduction, ...], axis: Axis = None, *, skipna: bool = True) -> Plan:
+        """Return the plan of a reduction: its chunks, and the task of each. Nothing is read."""
+        given = reduction if isinstance(reduction, (tuple, list)) else (reduction,)
+        reductions = tuple(find_reduction(one) for one in given)
+        names = [one.name for one in reductions]
+        if not names or len(set(names)) < len(names):
+            raise ReductionError(f"name each reduction once, and at least one; these are {names}")
+        kept = self._selection.kept
+        axes = tuple(kept[axis] for axis in normalize_axes(axis, self.dims))
+        return plan(ReductionRequest(self._variable, self._selection, reductions, axes, skipna))
+
+    def explain(
+        self, reduction: str | Reduction | tuple[str | Reduction, ...] = "mean", axis: Axis = None, *, skipna: bool = True
+    ) -> Explanation:
+        """Return what a reduction would do, without reading any data: chunks touched, bytes, and what runs where.
+
+        Parameters:
+            reduction: As for `run`.
+            axis: As for `run`.
+            skipna: As for `run`.
+
+        Examples:
+            >>> print(Active("docs/tas.nc", "tas")[:12].explain("mean"))
+            mean of 'tas' in docs/tas.nc
+              selected   12 x 18 x 36 = 7,776 numbers (float32)
+              chunks     1 of 2 touched, each 12 x 18 x 36
+            ...
+        """
+        with self._opened_backend() as backend:
+            return explain(self.plan(reduction, axis, skipna=skipna), backend, fallback=self._options.fallback)
+
+    def run(
+        self,
+        reduction: str | Reduction | tuple[str | Reduction, ...],
+        axis: Axis = None,
+        *,
+        keepdims: bool = False,
+        skipna: bool = True,
+    ) -> Result:
+        """Compute one reduction, or several in one pass, and return values, count and report.
+
+        Parameters:
+            reduction: A name ("mean", "max", …), a `Reduction` of your own, or several of them in a tuple.
+            axis: Dimensions to reduce, by number or name; None for all.
+            keepdims: Whether reduced dimensions stay, with the length 1.
+            skipna: Whether NaN counts as missing. If not, a NaN makes the result NaN.
+
+        Raises:
+            ReductionError: There is no such reduction.
+            SelectionError: There is no such axis.
+            CorruptChunkError: A chunk is damaged; the message names file, variable, chunk and offset.
+            UnsupportedError: Nothing installed can undo one of the variable's filters.
+            SourceError: The file cannot be read, or has changed since it was opened.
+            SumOverflowError: A sum of integers does not fit into 64 bits.
+
+        Examples:
+            >>> result = Active("docs/tas.nc", "tas").run(("min", "max"), axis="time")
+            >>> result.values["max"].shape, result.count.shape
+            ((18, 36), (18, 36))
+            >>> result.report.where
+            {'posix': 2}
+        """
+        work = self.plan(reduction, axis, skipna=skipna)
+        options, source, started = self._options, self._source, time.perf_counter()
+        if source.current_version() != self._variable.version:
+            raise SourceError(f"{source.uri}: has changed since it was opened; make a new Active of it")
+        aggregator = Aggregator(work)
+        with self._opened_backend() as backend, self._opened_local() as local, self._bar(len(work)) as progress:
+            outcome = run(
+                work,
+                backend,
+                local=local,
+                aggregator=aggregator,
+                workers=options.workers,
+                executor=options.executor,
+                fallback=options.fallback,
+                progress=progress,
+            )
+            name = backend.name
+        values, count = aggregator.values(keepdims=keepdims)
+        report = Report(
+            source=source.uri,
+            variable=self.name,
+            backend=name,
+            chunks=len(work),
+            where=outcome.where,
+            bytes_read=outcome.bytes_read,
+            cells=self.size,
+            seconds=time.perf_counter() - started,
+            workers=options.workers,
+            reasons=outcome.reasons,
+        )
+        reduced = normalize_axes(axis, self.dims)
+        dims = tuple(name for i, name in enumerate(self.dims) if keepdims or i not in reduced)
+        return Result(values, count, dims, report, work)
+
+    def reduce(
+        self,
+        reduction: str | Reduction | tuple[str | Reduction, ...],
+        axis: Axis = None,
+        *,
+        keepdims: bool = False,
+        skipna: bool = True,
+    ) -> Any:  # Any: a number, an array, or a mapping of them
+        """Return the value of one reduction; of several, computed in one pass, a mapping from name to value.
+
+        Parameters and errors are those of `run`.
+
+        Examples:
+            >>> sorted(Active("docs/tas.nc", "tas").reduce(("min", "max", "mean")))
+            ['max', 'mean', 'min']
+        """
+        return self.run(reduction, axis, keepdims=keepdims, skipna=skipna).value
+
+    def read(self) -> np.ma.MaskedArray[Any, Any]:
+        """Return the selected values themselves: unpacked, missing ones masked, as netCDF4-python gives them.
+
+        Returns:
+            A masked array of the selection's shape and `dtype`; chunks are read and decoded in parallel.
+
+        Raises:
+            CorruptChunkError: A chunk is damaged.
+
+        Examples:
+            >>> Active("docs/tas.nc", "tas")[0, :2, :2].read().shape
+            (2, 2)
+        """
+        values = self.run(READ, (), skipna=False).value
+        return np.ma.MaskedArray(np.zeros((), self.dtype), mask=True) if values is np.ma.masked else np.ma.asanyarray(values)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """Return the values as a plain array, NaN where they are missing (integers become floats only if need be)."""
+        if copy is False:
+            raise ValueError("the values have to be read, which makes a copy")
+        masked = self.read()
+        array = masked.data
+        if np.ma.is_masked(masked):
+            array = array.astype(np.result_type(array.dtype, np.float32)) if array.dtype.kind != "f" else array
+            array[np.ma.getmaskarray(masked)] = np.nan
+        return array if dtype is None else array.astype(dtype)
+
+    def count(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
+        """Return how many values are valid along `axis` (int64); parameters as for `run`."""
+        return self.reduce("count", axis, keepdims=keepdims, skipna=skipna)
+
+    def sum(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
+        """Return the sum along `axis`, in float64, int64 or uint64; parameters as for `run`."""
+        return self.reduce("sum", axis, keepdims=keepdims, skipna=skipna)
+
+    def mean(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
+        """Return the mean along `axis` (float64), in the variable's units; parameters as for `run`."""
+        return self.reduce("mean", axis, keepdims=keepdims, skipna=skipna)
+
+    def min(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
+        """Return the least value along `axis`, in the type of the values; parameters as for `run`."""
+        return self.reduce("min", axis, keepdims=keepdims, skipna=skipna)
+
+    def max(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
+        """Return the greatest value along `axis`, in the type of the values; parameters as for `run`."""
+        return self.reduce("max", axis, keepdims=keepdims, skipna=skipna)
+
+    def ptp(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
+        """Return the greatest value minus the least along `axis`; of integers as int64. Parameters as for `run`."""
+        return self.reduce("ptp", axis, keepdims=keepdims, skipna=skipna)
+
+    def var(
+        self, axis: Axis = None, *, ddof: float = 0, keepdims: bool = False, skipna: bool = True
+    ) -> Any:  # Any: number or array
+        """Return the variance along `axis` (float64), with the count minus `ddof` as divisor; parameters as for `run`."""
+        return self.reduce(variance(ddof), axis, keepdims=keepdims, skipna=skipna)
+
+    def std(
+        self, axis: Axis = None, *, ddof: float = 0, keepdims: bool = False, skipna: bool = True
+    ) -> Any:  # Any: number or array
+        """Return the standard deviation along `axis` (float64); `ddof` as for `var`, the rest as for `run`."""
+        return self.reduce(variance(ddof, name="std"), axis, keepdims=keepdims, skipna=skipna)
+
+    def any(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
+        """Return whether any valid value along `axis` is not zero; parameters as for `run`."""
+        return self.reduce("any", axis, keepdims=keepdims, skipna=skipna)
+
+    def all(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
+        """Return whether all valid values along `axis` are not zero; parameters as for `run`."""
+        return self.reduce("all", axis, keepdims=keepdims, skipna=skipna)
+
+    def argmin(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
+        """Return where along `axis` the least value first is; over several axes, counted in C order. As for `run`."""
+        return self.reduce("argmin", axis, keepdims=keepdims, skipna=skipna)
+
+    def argmax(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
+        """Return where along `axis` the greatest value first is; over several axes, counted in C order. As for `run`."""
+        return self.reduce("argmax", axis, keepdims=keepdims, skipna=skipna)
+
+    @contextmanager
+    def _opened_backend(self) -> Iterator[Backend]:
+        given = self._options.backend
+        if not isinstance(given, str):
+            yield given
+            return
+        backend = default_plugins().open(given, self._source)
+        try:
+            yield backend
+        finally:
+            backend.close()
+
+    @contextmanager
+    def _opened_local(self) -> Iterator[Backend]:
+        backend = default_plugins().open("posix", self._source)
+        try:
+            yield backend
+        finally:
+            backend.close()
+
+    @contextmanager
+    def _bar(self, chunks: int) -> Iterator[Callable[[int], object] | None]:
+        if not self._options.progress:
+            yield None
+            return
+        try:
+            from tqdm.auto import tqdm  # noqa: PLC0415  # optional, and slow to import
+        except ImportError as error:
+            raise ConfigurationError("progress=True needs tqdm: pip install activestore[progress]") from error
+        with tqdm(total=chunks, desc=self.name, unit="chunk") as bar:
+            yield bar.update
+
+    def __repr__(self) -> str:
+        shape = ", ".join(f"{name}: {length}" for name, length in zip(self.dims, self.shape, strict=True))
+        part = "" if self._selection == Selection.whole(self._variable.shape) else " (a selection)"
+        return f"<Active {self.name!r} ({shape}) {self.dtype} of {self._source.uri}{part}>"
+
+    def _repr_html_(self) -> str:
+        return page(repr(self), chunk_grid_svg(self.plan("count")))
+
+
+def _checked(options: _Options) -> _Options:
+    """Return the options if they are usable.
+
+    Raises:
+        ConfigurationError: One of them is not understood.
+    """
+    if isinstance(options.workers, bool) or not isinstance(options.workers, int) or options.workers < 1:
+        raise ConfigurationError(f"workers={options.workers!r}: give a whole number from 1 up")
+    if options.fallback not in ("local", "error"):
+        raise ConfigurationError(f"fallback={options.fallback!r}: give 'local' or 'error'")
+    if options.executor is not None and not isinstance(options.executor, Executor):
+        raise ConfigurationError(f"executor={options.executor!r} is not a concurrent.futures.Executor")
+    if not isinstance(options.backend, (str, Backend)):
+        raise ConfigurationError(f"backend={options.backend!r} is neither a name nor a backend")
+    return options

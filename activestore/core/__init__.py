@@ -1,0 +1,1 @@
+"""The engine: metadata, selection, codecs, planning, the kernel and aggregation. It knows no service and no display."""

@@ -1,0 +1,109 @@
+"""What a backend is: read this to write one.
+
+A backend computes components of chunks where their bytes are. What it cannot do it declares as data, in its
+`Capabilities`; the engine then computes those chunks locally and says so in the report.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from activestore.core.selection import Points, Slice
+from activestore.core.task import ChunkPartial, ChunkTask
+from activestore.core.variable import ReadableSource
+
+__all__ = ["Backend", "BackendRecord", "Capabilities", "refusal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do with a chunk; the default is what the kernel in this package can do."""
+
+    components: frozenset[str] | None = None
+    """Names of the components that it computes ("sum", "min", …); None for all, a user's own among them."""
+    dtypes: frozenset[str] | None = None
+    """NumPy types of the stored numbers, without byte order ("f4", "i2"); None for all."""
+    codecs: frozenset[str] | None = None
+    """Codecs that it undoes ("zlib", "shuffle"); None for all that are decoded from raw bytes."""
+    steps: bool = True
+    """Whether a region may have a step other than 1."""
+    points: bool = True
+    """Whether a region may list its positions."""
+    unpacks: bool = True
+    """Whether it unpacks numbers (`scale_factor`, `add_offset`) before it reduces them."""
+    extents: bool = True
+    """Whether it can treat the end of a chunk as unwritten."""
+    through_hdf5: bool = False
+    """Whether it can read chunks that only the HDF5 library can decode."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Computes the components of chunks; used from many threads at once, and pickled for other processes."""
+
+    @property
+    def name(self) -> str:
+        """The name in reports and messages."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+
+    def reduce_chunk(self, task: ChunkTask) -> ChunkPartial:
+        """Return the partial result of one chunk.
+
+        Raises:
+            BackendError: It could not; the engine may compute the chunk locally instead.
+            CorruptChunkError: The chunk's bytes are damaged.
+        """
+
+    def close(self) -> None:
+        """Let go of what it holds; called once, when a run has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendRecord:
+    """What a plugin registers: a name, and how to open the backend for a source."""
+
+    name: str
+    """What users write: `Active(…, backend="name")`."""
+    open: Callable[[ReadableSource], Backend]
+    """Returns the backend for one source; called once a run."""
+    description: str
+    """One line for `activestore backends`."""
+    available: Callable[[], str | None] = lambda: None
+    """Returns why it cannot be used here (a missing package, say), None if it can."""
+
+
+def refusal(task: ChunkTask, capabilities: Capabilities) -> str | None:
+    """Return why a backend with these capabilities cannot do `task`, None if it can.
+
+    Examples:
+        >>> from activestore import Active
+        >>> task = next(Active("docs/tas.nc", "tas").plan("mean").tasks())
+        >>> refusal(task, Capabilities()) is None
+        True
+        >>> refusal(task, Capabilities(dtypes=frozenset({"f8"})))
+        'the type f4'
+    """
+    template = task.template
+    dtype = template.dtype.lstrip("<>=|")
+    if capabilities.dtypes is not None and dtype not in capabilities.dtypes:
+        return f"the type {dtype}"
+    if capabilities.components is not None:
+        for component in template.components:
+            if component.name not in capabilities.components:
+                return f"the component {component.name!r}"
+    if capabilities.codecs is not None:
+        for codec in task.codecs:
+            if codec.id not in capabilities.codecs:
+                return f"the codec {codec.id!r}"
+    demands = (
+        (template.packing is not None, capabilities.unpacks, "unpacking before reducing"),
+        (task.extent is not None, capabilities.extents, "a chunk that ends early"),
+        (any(isinstance(part, Points) for part in task.region), capabilities.points, "listed positions"),
+        (any(isinstance(p, Slice) and p.step != 1 for p in task.region), capabilities.steps, "a step in the selection"),
+        (task.through_hdf5, capabilities.through_hdf5, "a chunk that only the HDF5 library can read"),
+        (task.inline is not None, capabilities.through_hdf5, "data among the metadata"),
+    )
+    return next((what for needed, offered, what in demands if needed and not offered), None)

@@ -1,0 +1,242 @@
+"""netCDF classic files: CDF-1, CDF-2 (64-bit offsets) and CDF-5 (64-bit data).
+
+Source: the netCDF classic format specification (Unidata) and CDF-5 (PnetCDF).
+"""
+
+import math
+import struct
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from activestore.core.missing import is_unsigned, read_missing
+from activestore.core.packing import read_packing
+from activestore.core.variable import (
+    ChunkTable,
+    Layout,
+    ReadableSource,
+    Variable,
+    contiguous_chunk_shape,
+    contiguous_table,
+    no_such_variable,
+)
+from activestore.errors import NotNumericError, SourceError
+
+__all__ = ["is_classic", "read_variable", "variable_names"]
+
+_TYPES = {1: "i1", 2: "S1", 3: ">i2", 4: ">i4", 5: ">f4", 6: ">f8", 7: "u1", 8: ">u2", 9: ">u4", 10: ">i8", 11: ">u8"}
+_DIMENSIONS, _VARIABLES, _ATTRIBUTES = 0x0A, 0x0B, 0x0C
+_FIRST_READ = 64 << 10
+_MAX_HEADER = 256 << 20
+"""No header is larger; a damaged file may claim so."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A variable as the header lists it."""
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    record: bool
+    attrs: dict[str, object]
+    dtype: np.dtype[np.generic]
+    begin: int
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of one record, or of the whole where there are no records."""
+        return math.prod(self.shape[1:] if self.record else self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """A whole header."""
+
+    variables: dict[str, _Entry]
+    record_stride: int
+
+
+class _CutOffError(Exception):
+    """The header goes on behind the bytes at hand."""
+
+
+class _Reader:
+    """Reads the header's big-endian items one after the other."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 4
+        version = data[3]
+        self._count_format, self._count_width = (">Q", 8) if version == 5 else (">I", 4)
+        self._offset_format, self._offset_width = (">I", 4) if version == 1 else (">Q", 8)
+
+    def take(self, size: int) -> bytes:
+        if size > _MAX_HEADER:
+            raise ValueError(f"an item of {size} bytes")
+        if self._at + size > len(self._data):
+            raise _CutOffError
+        self._at += size
+        return self._data[self._at - size : self._at]
+
+    def tag(self) -> int:
+        return int.from_bytes(self.take(4), "big")
+
+    def count(self) -> int:
+        (number,) = struct.unpack(self._count_format, self.take(self._count_width))
+        return int(number)
+
+    def offset(self) -> int:
+        (number,) = struct.unpack(self._offset_format, self.take(self._offset_width))
+        return int(number)
+
+    def name(self) -> str:
+        return self.padded(self.count()).decode("utf-8")
+
+    def padded(self, size: int) -> bytes:
+        data = self.take(size)
+        self.take(-size % 4)
+        return data
+
+    def items(self, expected: int) -> int:
+        """Return how many items the list that starts here has."""
+        tag, count = self.tag(), self.count()
+        if tag not in (0, expected) or (tag == 0 and count):
+            raise ValueError(f"a list is marked {tag:#x} where {expected:#x} belongs")
+        return count
+
+    def attributes(self) -> dict[str, object]:
+        return dict(self._attribute() for _ in range(self.items(_ATTRIBUTES)))
+
+    def _attribute(self) -> tuple[str, object]:
+        name, kind, count = self.name(), self.tag(), self.count()
+        dtype = np.dtype(_TYPES[kind])
+        data = self.padded(count * dtype.itemsize)
+        if kind == 2:
+            return name, data.rstrip(b"\0").decode("utf-8", "replace")
+        values = np.frombuffer(data, dtype).astype(dtype.newbyteorder("="))
+        return name, values[0] if len(values) == 1 else values
+
+
+def is_classic(start: bytes) -> bool:
+    """Return whether a file that starts with these bytes is a netCDF classic file.
+
+    Examples:
+        >>> is_classic(b"CDF" + bytes([2])), is_classic(b"CDF" + bytes([3]))
+        (True, False)
+    """
+    return start[:3] == b"CDF" and start[3:4] in (b"\x01", b"\x02", b"\x05")
+
+
+def variable_names(source: ReadableSource) -> list[str]:
+    """Return the names of all variables of a classic file."""
+    return list(_read_header(source).variables)
+
+
+def read_variable(source: ReadableSource, name: str) -> Variable:
+    """Return the variable `name`: contiguous, or one piece per record where its first dimension is the unlimited one.
+
+    Raises:
+        VariableNotFoundError: There is none of that name.
+        NotNumericError: It holds text.
+        SourceError: The header is damaged or cut off.
+    """
+    header = _read_header(source)
+    entry = header.variables.get(name.strip("/"))
+    if entry is None:
+        raise no_such_variable(source.uri, name, list(header.variables))
+    if entry.dtype.kind == "S":
+        raise NotNumericError(f"{source.uri}: {name!r} holds text, not numbers that can be reduced; choose a numeric variable")
+    missing = read_missing(entry.attrs, entry.dtype, filled=True)
+    dtype = entry.dtype
+    if is_unsigned(entry.attrs, dtype):
+        dtype = np.dtype(dtype.str.replace("i", "u"))
+    layout, chunk_shape, table = _pieces(entry, header.record_stride)
+    return Variable(
+        uri=source.uri,
+        version=source.version,
+        name=entry.name,
+        shape=entry.shape,
+        dims=entry.dims,
+        dtype=dtype,
+        attrs=MappingProxyType(entry.attrs),
+        layout=layout,
+        chunk_shape=chunk_shape,
+        codecs=(),
+        extent=entry.shape,
+        fill=bytes(dtype.itemsize),
+        missing=missing,
+        packing=read_packing(entry.attrs),
+        table=table,
+    )
+
+
+def _pieces(entry: _Entry, record_stride: int) -> tuple[Layout, tuple[int, ...], ChunkTable]:
+    """Return layout, shape of a piece, and where the pieces lie."""
+    itemsize = entry.dtype.itemsize
+    if not entry.record:
+        chunk_shape = contiguous_chunk_shape(entry.shape, itemsize)
+        return "contiguous", chunk_shape, contiguous_table(entry.shape, chunk_shape, itemsize=itemsize, start=entry.begin)
+    chunk_shape = (1, *(max(1, length) for length in entry.shape[1:]))
+    records = entry.shape[0] if entry.record_bytes else 0
+    grid = (entry.shape[0], *(min(1, length) for length in entry.shape[1:]))
+    index = np.arange(records, dtype=np.int64)
+    size = np.full(records, entry.record_bytes, np.int64)
+    table = ChunkTable(grid, index, entry.begin + index * record_stride, size, np.zeros(records, np.uint32))
+    return "contiguous", chunk_shape, table
+
+
+def _read_header(source: ReadableSource) -> _Header:
+    size = _FIRST_READ
+    while True:
+        (data,) = source.read_ranges([(0, size)])
+        try:
+            return _parse(data, source)
+        except _CutOffError as error:
+            if len(data) < size or size >= _MAX_HEADER:
+                raise SourceError(f"{source.uri}: the netCDF header is cut off after {len(data)} bytes") from error
+            size *= 8
+        except (ValueError, KeyError, IndexError, OverflowError) as error:
+            raise SourceError(f"{source.uri}: the netCDF header is damaged: {error}") from error
+
+
+def _parse(data: bytes, source: ReadableSource) -> _Header:
+    reader = _Reader(data)
+    records = reader.count()
+    dimensions = [(reader.name(), reader.count()) for _ in range(reader.items(_DIMENSIONS))]
+    reader.attributes()
+    listed = [_parse_variable(reader, dimensions) for _ in range(reader.items(_VARIABLES))]
+    record_sizes = [entry.record_bytes for entry in listed if entry.record]
+    # A lone record variable is not padded to four bytes between its records.
+    stride = record_sizes[0] if len(record_sizes) == 1 else sum(size + -size % 4 for size in record_sizes)
+    if records in (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF):
+        first = min((entry.begin for entry in listed if entry.record), default=source.size)
+        records = (source.size - first) // stride if stride else 0
+    if stride and records * stride > source.size + stride:
+        raise SourceError(
+            f"{source.uri}: it promises {records} records of {stride} bytes and has {source.size} bytes; is it cut off?"
+        )
+    sized = (_with_records(entry, records) if entry.record else entry for entry in listed)
+    return _Header({entry.name: entry for entry in sized}, stride)
+
+
+def _parse_variable(reader: _Reader, dimensions: list[tuple[str, int]]) -> _Entry:
+    name = reader.name()
+    used = [dimensions[reader.count()] for _ in range(reader.count())]
+    attrs = reader.attributes()
+    dtype = np.dtype(_TYPES[reader.tag()])
+    reader.count()  # vsize: redundant, and wrong for what is larger than its 32 bits
+    begin = reader.offset()
+    return _Entry(
+        name=name,
+        dims=tuple(dim for dim, _ in used),
+        shape=tuple(length for _, length in used),
+        record=bool(used) and used[0][1] == 0,
+        attrs=attrs,
+        dtype=dtype,
+        begin=begin,
+    )
+
+
+def _with_records(entry: _Entry, records: int) -> _Entry:
+    return _Entry(entry.name, entry.dims, (records, *entry.shape[1:]), True, entry.attrs, entry.dtype, entry.begin)

@@ -1,0 +1,286 @@
+"""Codecs: what a writer did to the bytes of a chunk, and undoing it.
+
+A chunk is decoded here when something installed decodes its raw bytes. The standard library and NumPy are enough for
+deflate, bzip2 and shuffle; faster or further decoders are looked up and never required, so that this file can be
+shipped to where the data are.
+"""
+
+import bz2
+import ctypes
+import importlib.util
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from activestore.errors import CorruptChunkError, UnsupportedError
+
+__all__ = ["MAX_CHUNK_BYTES", "Buffer", "Codec", "decodable", "decode", "decoder_names", "hdf5_codec", "present"]
+
+Buffer = bytes | bytearray | memoryview
+"""Bytes as they travel between decoders."""
+
+MAX_CHUNK_BYTES = 4 << 30
+"""No chunk may decode to more than this: HDF5's own limit, and ours for what a damaged file may claim."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """One step of a chunk's pipeline; plain values, so that it travels with a task."""
+
+    id: str
+    """The field's name of it: "zlib", "shuffle", "fletcher32", "zstd", …"""
+    filter_id: int
+    """HDF5's registered number of the filter."""
+    values: tuple[int, ...] = ()
+    """The filter's parameters, as HDF5 stores them."""
+
+
+_NAMES = {
+    1: "zlib",
+    2: "shuffle",
+    3: "fletcher32",
+    4: "szip",
+    5: "nbit",
+    6: "scaleoffset",
+    307: "bzip2",
+    32000: "lzf",
+    32001: "blosc",
+    32004: "lz4",
+    32008: "bitshuffle",
+    32013: "zfp",
+    32015: "zstd",
+    32017: "sz",
+    32024: "sz3",
+    32026: "blosc2",
+}
+
+
+def hdf5_codec(filter_id: int, values: Iterable[int], name: str = "") -> Codec:
+    """Return the codec of HDF5's filter `filter_id` with the parameters `values`.
+
+    Examples:
+        >>> hdf5_codec(1, (4,))
+        Codec(id='zlib', filter_id=1, values=(4,))
+        >>> hdf5_codec(40000, (), "mystery").id
+        'mystery (HDF5 filter 40000)'
+    """
+    known = _NAMES.get(filter_id)
+    return Codec(known or f"{name or 'unnamed'} (HDF5 filter {filter_id})", filter_id, tuple(values))
+
+
+def present(codecs: tuple[Codec, ...], filter_mask: int) -> tuple[Codec, ...]:
+    """Return the codecs that were really applied to a chunk: bit i of its mask says that filter i was skipped.
+
+    Examples:
+        >>> [codec.id for codec in present((Codec("shuffle", 2, (4,)), Codec("zlib", 1, (4,))), 0b10)]
+        ['shuffle']
+    """
+    return codecs if filter_mask == 0 else tuple(c for i, c in enumerate(codecs) if not filter_mask >> i & 1)
+
+
+def decodable(codecs: tuple[Codec, ...]) -> bool:
+    """Return whether raw bytes of this pipeline can be decoded here, without the HDF5 library."""
+    decoders = [_DECODERS.get(codec.id) for codec in codecs]
+    known = all(decoder is not None and decoder.available() for decoder in decoders)
+    return known and sum(decoder is not None and decoder.compresses for decoder in decoders) <= 1
+
+
+def decoder_names() -> dict[str, bool]:
+    """Return the codecs that are decoded from raw bytes, and whether what each needs is installed."""
+    return {name: decoder.available() for name, decoder in _DECODERS.items()}
+
+
+def decode(raw: Buffer, codecs: tuple[Codec, ...], nbytes: int) -> Buffer:
+    """Undo `codecs`, last one first, and return the `nbytes` bytes of the chunk.
+
+    Parameters:
+        raw: The bytes as stored.
+        codecs: The pipeline in the order in which the writer applied it.
+        nbytes: Size of the decoded chunk, in bytes.
+
+    Raises:
+        CorruptChunkError: The bytes cannot be decoded, or to another size, or a checksum is wrong.
+        UnsupportedError: A codec is not decodable here.
+
+    Examples:
+        >>> bytes(decode(zlib.compress(b"abcd"), (Codec("zlib", 1, (4,)),), 4))
+        b'abcd'
+    """
+    if nbytes > MAX_CHUNK_BYTES:
+        raise UnsupportedError(f"a chunk of {nbytes} bytes is above the limit of {MAX_CHUNK_BYTES}")
+    if not decodable(codecs):
+        raise UnsupportedError(f"the filters {[codec.id for codec in codecs]} cannot be decoded from raw bytes here")
+    for position in reversed(range(len(codecs))):
+        codec, size = codecs[position], _size_before(codecs[:position], nbytes)
+        try:
+            raw = _DECODERS[codec.id].decode(raw, codec, MAX_CHUNK_BYTES if size is None else size)
+        except _DECODING_ERRORS as error:
+            raise CorruptChunkError(f"{codec.id} cannot decode it: {error}") from error
+        if size is not None and len(raw) != size:
+            raise CorruptChunkError(f"{codec.id} gives {len(raw)} bytes of it where {size} were written")
+    if len(raw) != nbytes:
+        raise CorruptChunkError(f"it has {len(raw)} bytes where the chunk has {nbytes}")
+    return raw
+
+
+def _size_before(earlier: tuple[Codec, ...], nbytes: int) -> int | None:
+    """Return how many bytes the writer gave to the codec after `earlier`; None behind a compressor."""
+    if any(_DECODERS[codec.id].compresses for codec in earlier):
+        return None
+    return nbytes + 4 * sum(codec.id == "fletcher32" for codec in earlier)
+
+
+_DECODING_ERRORS = (RuntimeError, ValueError, TypeError, OSError, EOFError, IndexError, MemoryError, OverflowError, zlib.error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoder:
+    """How one codec is undone, and whether what it needs is here."""
+
+    decode: Callable[[Buffer, Codec, int], Buffer]
+    needs: str | None = None
+    compresses: bool = True
+    """Whether it changes the size; the size before a second such codec is not known."""
+
+    def available(self) -> bool:
+        """Return whether the module that it needs is installed."""
+        return self.needs is None or _installed(self.needs)
+
+
+@cache
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _inflate(raw: Buffer, codec: Codec, size: int) -> Buffer:
+    if _installed("deflate"):
+        # libdeflate, 4 times as fast as zlib and outside the GIL; it needs to know the size.
+        import deflate
+
+        try:
+            inflated: Buffer = deflate.zlib_decompress(raw, size)
+        except deflate.DeflateError as error:
+            raise ValueError(str(error) or "the compressed data are damaged") from error
+        return inflated
+    inflater = zlib.decompressobj()
+    data = inflater.decompress(raw, size + 1)
+    if not inflater.eof and len(data) <= size:
+        raise ValueError("the compressed data are cut off")
+    return data
+
+
+def _bunzip(raw: Buffer, codec: Codec, size: int) -> Buffer:
+    return bz2.BZ2Decompressor().decompress(bytes(raw), size + 1)
+
+
+def _unshuffle(raw: Buffer, codec: Codec, size: int) -> Buffer:
+    width = codec.values[0] if codec.values else 1
+    count = len(raw) // width
+    if width <= 1 or count == 0:
+        return raw
+    source = np.frombuffer(raw, np.uint8)
+    shuffled = np.empty(len(raw), np.uint8)
+    whole = count * width
+    fast = _blosc2_unshuffle()
+    if fast is not None and whole < 1 << 31:
+        fast(width, whole, source.ctypes.data, shuffled.ctypes.data)
+    else:
+        values = shuffled[:whole].reshape(count, width)
+        for byte in range(width):
+            values[:, byte] = source[byte * count : (byte + 1) * count]
+    shuffled[whole:] = source[whole:]
+    return shuffled.data
+
+
+@cache
+def _blosc2_unshuffle() -> Callable[[int, int, int, int], int] | None:
+    """Return the vectorised unshuffle of the C-Blosc2 library, or None where blosc2 is not installed."""
+    spec = importlib.util.find_spec("blosc2")
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent / "lib"
+    for path in sorted(folder.glob("*blosc2.*")):
+        try:
+            function = ctypes.CDLL(str(path)).blosc2_unshuffle
+        except (OSError, AttributeError):
+            continue
+        function.argtypes = (ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
+        function.restype = ctypes.c_int32
+        found: Callable[[int, int, int, int], int] = function
+        return found
+    return None
+
+
+def _verify_fletcher32(raw: Buffer, codec: Codec, size: int) -> Buffer:
+    import numcodecs.fletcher32
+
+    numcodecs.fletcher32.Fletcher32().decode(raw)
+    return memoryview(raw)[:-4]
+
+
+def _unzstd(raw: Buffer, codec: Codec, size: int) -> Buffer:
+    import numcodecs.zstd
+
+    out = np.empty(size, np.uint8)
+    numcodecs.zstd.decompress(raw, out)
+    return out.data
+
+
+def _unlz4(raw: Buffer, codec: Codec, size: int) -> Buffer:
+    """Undo HDF5's LZ4 filter: total size, block size, then blocks, each behind its own size; big-endian."""
+    import numcodecs.lz4
+
+    view = memoryview(raw)
+    total, block = int.from_bytes(view[:8], "big"), int.from_bytes(view[8:12], "big")
+    if total != size or block == 0:
+        raise ValueError(f"it claims {total} bytes in blocks of {block}")
+    parts: list[Buffer] = []
+    position, left = 12, total
+    while left:
+        stored, wanted = int.from_bytes(view[position : position + 4], "big"), min(block, left)
+        piece = view[position + 4 : position + 4 + stored]
+        if len(piece) != stored or stored == 0:
+            raise ValueError("the compressed data are cut off")
+        # A block that did not shrink is stored as it is.
+        parts.append(piece if stored == wanted else numcodecs.lz4.decompress(wanted.to_bytes(4, "little") + piece))
+        position, left = position + 4 + stored, left - wanted
+    return b"".join(parts)
+
+
+def _unblosc(raw: Buffer, codec: Codec, size: int) -> Buffer:
+    import numcodecs.blosc
+
+    if int.from_bytes(memoryview(raw)[4:8], "little") != size:
+        raise ValueError("it claims another size than the chunk has")
+    data: Buffer = numcodecs.blosc.decompress(raw)
+    return data
+
+
+def _unblosc2(raw: Buffer, codec: Codec, size: int) -> Buffer:
+    import blosc2
+
+    stored = blosc2.schunk_from_cframe(bytes(raw))
+    if stored.nbytes < size or stored.nbytes > 4 * size + 65536:
+        raise ValueError(f"it claims {stored.nbytes} bytes")
+    if "b2nd" not in stored.meta:
+        whole: Buffer = stored[:]
+        return whole
+    # Stored in blocks of several dimensions: only the array view knows how they lie.
+    data: Buffer = blosc2.ndarray_from_cframe(bytes(raw))[...].tobytes()
+    return data
+
+
+_DECODERS = {
+    "zlib": _Decoder(_inflate),
+    "bzip2": _Decoder(_bunzip),
+    "shuffle": _Decoder(_unshuffle, compresses=False),
+    "fletcher32": _Decoder(_verify_fletcher32, needs="numcodecs", compresses=False),
+    "zstd": _Decoder(_unzstd, needs="numcodecs"),
+    "lz4": _Decoder(_unlz4, needs="numcodecs"),
+    "blosc": _Decoder(_unblosc, needs="numcodecs"),
+    "blosc2": _Decoder(_unblosc2, needs="blosc2"),
+}

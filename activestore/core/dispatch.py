@@ -1,0 +1,192 @@
+"""Running a plan: tasks go out to an executor in batches, partial results come back in grid order.
+
+All concurrency of the package is here. The window of outstanding work is bounded, so a million chunks need no million
+futures; partials are combined in the order of the grid, so the result does not depend on who finished first.
+"""
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+from activestore.core.aggregate import Aggregator
+from activestore.core.backend import Backend, refusal
+from activestore.core.plan import Plan
+from activestore.core.task import ChunkPartial, ChunkTask
+from activestore.errors import BackendError, BackendRefusedError
+
+__all__ = ["Fallback", "Outcome", "default_workers", "run"]
+
+Fallback = Literal["local", "error"]
+"""What happens to a chunk that the backend cannot do: computed locally, or an error before any data are read."""
+
+_BATCH_BYTES = 4 << 20
+"""Decoded bytes that make a batch full."""
+_BATCH_TASKS = 64
+_WINDOW = 3
+"""Batches under way for each worker: one at work, the others ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the tasks of a run."""
+
+    where: dict[str, int]
+    """How many chunks were computed by what."""
+    reasons: dict[str, int]
+    """Why chunks were not computed by the backend that was asked, and how many."""
+    bytes_read: int
+    """Bytes of stored chunks that were read."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What comes back for one task: the partial, and why it was computed locally if it was."""
+
+    partial: ChunkPartial
+    reason: str | None
+
+
+def default_workers() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(
+    plan: Plan,
+    backend: Backend,
+    *,
+    local: Backend,
+    aggregator: Aggregator,
+    workers: int,
+    executor: Executor | None = None,
+    fallback: Fallback = "local",
+    progress: Callable[[int], object] | None = None,
+) -> Outcome:
+    """Compute every task of `plan` and give the partial results to `aggregator`, in grid order.
+
+    Parameters:
+        plan: What is to be done.
+        backend: Who computes what it can.
+        local: Who computes what `backend` cannot.
+        aggregator: Takes the partials.
+        workers: How many batches run at once; the size of the thread pool if there is no `executor`.
+        executor: Any executor; it is left open. Threads of our own end with the run.
+        fallback: What happens to a chunk that `backend` cannot do.
+        progress: Called with the number of chunks that are done, as they are.
+
+    Raises:
+        BackendRefusedError: `backend` cannot do a chunk and `fallback` is "error"; nothing was read.
+        ActivestoreError: Whatever stopped a chunk. No more work is begun, and none is under way any more.
+    """
+    if fallback == "error":
+        _refuse_early(plan, backend)
+    runner = _Runner(backend, local, fallback)
+    tally = _Tally(aggregator, backend, progress)
+    if executor is None and len(plan) <= 1:
+        for task in plan.tasks():
+            tally.add([task], runner([task]))
+    elif executor is None:
+        with ThreadPoolExecutor(workers, thread_name_prefix="activestore") as pool:
+            _pump(plan, runner, pool, workers, tally)
+    else:
+        _pump(plan, runner, executor, workers, tally)
+    return tally.outcome()
+
+
+def _pump(plan: Plan, runner: "_Runner", executor: Executor, workers: int, tally: "_Tally") -> None:
+    """Keep the executor supplied, and take the results in the order in which they were sent."""
+    under_way: deque[tuple[list[ChunkTask], Future[list[_Done]]]] = deque()
+    try:
+        for batch in _batches(plan.tasks()):
+            if len(under_way) >= workers * _WINDOW:
+                tasks, future = under_way.popleft()
+                tally.add(tasks, future.result())
+            under_way.append((batch, executor.submit(runner, batch)))
+        while under_way:
+            tasks, future = under_way.popleft()
+            tally.add(tasks, future.result())
+    except BaseException:
+        for _, future in under_way:
+            future.cancel()
+        raise
+
+
+def _batches(tasks: Iterator[ChunkTask]) -> Iterator[list[ChunkTask]]:
+    batch: list[ChunkTask] = []
+    nbytes = 0
+    for task in tasks:
+        batch.append(task)
+        nbytes += task.nbytes
+        if nbytes >= _BATCH_BYTES or len(batch) >= _BATCH_TASKS:
+            yield batch
+            batch, nbytes = [], 0
+    if batch:
+        yield batch
+
+
+def _refuse_early(plan: Plan, backend: Backend) -> None:
+    for task in plan.tasks():
+        reason = refusal(task, backend.capabilities)
+        if reason is not None and task.offset is not None:
+            raise BackendRefusedError(
+                f"{task.describe()}: the backend {backend.name!r} cannot do {reason}; "
+                "allow fallback='local' to compute such chunks here"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Runner:
+    """Computes a batch, in whatever thread or process it finds itself."""
+
+    backend: Backend
+    local: Backend
+    fallback: Fallback
+
+    def __call__(self, tasks: list[ChunkTask]) -> list[_Done]:
+        return [self._one(task) for task in tasks]
+
+    def _one(self, task: ChunkTask) -> _Done:
+        if task.offset is None:
+            return _Done(self.local.reduce_chunk(task), None)
+        reason = refusal(task, self.backend.capabilities)
+        if reason is not None:
+            return _Done(self.local.reduce_chunk(task), reason)
+        try:
+            return _Done(self.backend.reduce_chunk(task), None)
+        except BackendError as error:
+            if self.fallback == "error":
+                raise
+            return _Done(self.local.reduce_chunk(task), str(error))
+
+
+class _Tally:
+    """Feeds the aggregator and counts what was done where."""
+
+    def __init__(self, aggregator: Aggregator, backend: Backend, progress: Callable[[int], object] | None) -> None:
+        self._aggregator, self._backend, self._progress = aggregator, backend, progress
+        self._where: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._bytes = 0
+
+    def add(self, tasks: list[ChunkTask], done: list[_Done]) -> None:
+        for task, one in zip(tasks, done, strict=True):
+            self._aggregator.add(task, one.partial)
+            self._where[self._place(task, one)] += 1
+            self._bytes += task.size
+            if one.reason is not None:
+                self._reasons[one.reason] += 1
+        if self._progress is not None:
+            self._progress(len(tasks))
+
+    def _place(self, task: ChunkTask, done: _Done) -> str:
+        if task.offset is None:
+            return "fill value"
+        if done.reason is not None:
+            return "local fallback"
+        return f"{self._backend.name} through HDF5" if task.through_hdf5 else self._backend.name
+
+    def outcome(self) -> Outcome:
+        return Outcome(dict(self._where), dict(self._reasons), self._bytes)

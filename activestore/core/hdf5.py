@@ -1,0 +1,309 @@
+"""netCDF-4 and HDF5 files: what the HDF5 library tells of their variables, and reading through it."""
+
+import importlib
+import importlib.util
+import math
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from activestore.core.codecs import MAX_CHUNK_BYTES, Codec, hdf5_codec
+from activestore.core.hdf5_index import btree_address, read_btree
+from activestore.core.missing import is_unsigned, read_missing
+from activestore.core.packing import read_packing
+from activestore.core.variable import (
+    ChunkTable,
+    Layout,
+    ReadableSource,
+    Variable,
+    contiguous_chunk_shape,
+    contiguous_table,
+    grid_shape,
+    no_such_variable,
+)
+from activestore.errors import NotNumericError, SourceError, UnsupportedError, VariableNotFoundError
+
+__all__ = ["find_dataset", "load_plugins", "open_hdf5", "read_variable", "variable_names"]
+
+_NOT_COORDINATE = "_nc4_non_coord_"
+"""netCDF-C's prefix for a variable that has the name of a dimension and is not its coordinate."""
+_DIMENSION_ONLY = b"This is a netCDF dimension but not a netCDF variable"
+_HIDDEN = frozenset(
+    {
+        "CLASS",
+        "DIMENSION_LIST",
+        "NAME",
+        "REFERENCE_LIST",
+        "_NCProperties",
+        "_Netcdf4Coordinates",
+        "_Netcdf4Dimid",
+        "_nc3_strict",
+    }
+)
+
+
+@contextmanager
+def open_hdf5(source: ReadableSource) -> Iterator[h5py.File]:
+    """Open `source` with the HDF5 library for the length of a `with` block.
+
+    Raises:
+        SourceError: It is damaged, or not HDF5.
+    """
+    try:
+        file = h5py.File(source.for_hdf5(), "r")
+    except OSError as error:
+        raise SourceError(f"{source.uri}: the HDF5 library cannot open it ({error}); is it cut off or damaged?") from error
+    with file:
+        yield file
+
+
+def load_plugins() -> None:
+    """Let the HDF5 library use the filters of hdf5plugin, where that is installed."""
+    if importlib.util.find_spec("hdf5plugin") is not None:
+        importlib.import_module("hdf5plugin")
+
+
+def variable_names(source: ReadableSource) -> list[str]:
+    """Return the names of all variables, groups first: "group/var"."""
+    with open_hdf5(source) as file:
+        return _names(file)
+
+
+def _names(file: h5py.File) -> list[str]:
+    found: list[str] = []
+
+    def visit(name: str, node: object) -> None:
+        if isinstance(node, h5py.Dataset) and not _is_dimension_only(node):
+            folder, _, last = name.rpartition("/")
+            last = last.removeprefix(_NOT_COORDINATE)
+            found.append(f"{folder}/{last}" if folder else last)
+
+    file.visititems(visit)
+    return found
+
+
+def _is_dimension_only(dataset: h5py.Dataset) -> bool:
+    name = dataset.attrs.get("NAME", b"")
+    return isinstance(name, (bytes, np.bytes_)) and bytes(name).startswith(_DIMENSION_ONLY)
+
+
+def read_variable(source: ReadableSource, name: str) -> Variable:
+    """Return the variable `name` of `source`, its chunk table included.
+
+    Raises:
+        VariableNotFoundError: There is none of that name; the message has the names that are near.
+        NotNumericError: It holds text or records.
+        UnsupportedError: Its chunks are larger than any reader accepts.
+        SourceError: The file is damaged.
+    """
+    with open_hdf5(source) as file:
+        dataset = find_dataset(file, source.uri, name)
+        try:
+            return _variable(file, dataset, source, name.strip("/"))
+        except (RuntimeError, OSError, KeyError) as error:
+            if isinstance(error, SourceError | VariableNotFoundError | UnsupportedError):
+                raise
+            raise SourceError(f"{source.uri}: the metadata of {name!r} cannot be read: {error}") from error
+
+
+def find_dataset(file: h5py.File, uri: str, name: str) -> h5py.Dataset:
+    """Return the dataset of the variable `name`.
+
+    Raises:
+        VariableNotFoundError: There is none of that name; the message has the names that are near.
+    """
+    folder, _, last = name.strip("/").rpartition("/")
+    for candidate in (f"{folder}/{_NOT_COORDINATE}{last}", f"{folder}/{last}"):
+        node = file.get(candidate.strip("/")) if last else None
+        if isinstance(node, h5py.Dataset) and not _is_dimension_only(node):
+            return node
+    raise no_such_variable(uri, name, _names(file))
+
+
+def _variable(file: h5py.File, dataset: h5py.Dataset, source: ReadableSource, name: str) -> Variable:
+    stored = _numeric_dtype(dataset, source.uri, name)
+    attrs = _attributes(dataset)
+    plist = dataset.id.get_create_plist()
+    dims, shape = _dimensions(file, dataset)
+    layout = _layout(plist)
+    fill = np.zeros((), stored)
+    if plist.fill_value_defined() != h5py.h5d.FILL_VALUE_UNDEFINED:
+        plist.get_fill_value(fill)
+    user_filled = plist.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
+    dtype = stored
+    if is_unsigned(attrs, stored):
+        dtype = np.dtype(stored.str.replace("i", "u"))
+    chunk_shape = dataset.chunks or contiguous_chunk_shape(shape, stored.itemsize)
+    if math.prod(chunk_shape) * stored.itemsize > MAX_CHUNK_BYTES:
+        raise UnsupportedError(f"{source.uri}: chunks of {name!r} have the shape {chunk_shape}, more than 4 GiB each")
+    return Variable(
+        uri=source.uri,
+        version=source.version,
+        name=name,
+        shape=shape,
+        dims=dims,
+        dtype=dtype,
+        attrs=attrs,
+        layout=layout,
+        chunk_shape=chunk_shape,
+        codecs=_codecs(plist),
+        extent=dataset.shape,
+        fill=fill.tobytes(),
+        missing=read_missing(attrs, stored, filled=user_filled),
+        packing=read_packing(attrs),
+        table=_table(file, dataset, source, layout=layout, shape=shape, chunk_shape=chunk_shape),
+    )
+
+
+def _numeric_dtype(dataset: h5py.Dataset, uri: str, name: str) -> np.dtype[np.generic]:
+    """Return the stored type of a numeric dataset; an enumeration counts as its integers."""
+    dtype: np.dtype[np.generic] = dataset.dtype
+    if dtype.kind == "b":
+        return np.dtype("i1")
+    if dataset.shape is None or dtype.kind not in "iuf" or dtype.itemsize > 8:
+        what = "text" if dtype.kind in "SUO" else f"values of the type {dtype}"
+        raise NotNumericError(f"{uri}: {name!r} holds {what}, not numbers that can be reduced; choose a numeric variable")
+    return np.dtype(dtype.str)
+
+
+def _attributes(dataset: h5py.Dataset) -> MappingProxyType[str, object]:
+    found: dict[str, object] = {}
+    for key in dataset.attrs:
+        if key in _HIDDEN:
+            continue
+        try:
+            found[key] = _attribute(dataset.attrs[key])
+        except (OSError, TypeError, RuntimeError):
+            found[key] = "<unreadable>"
+    return MappingProxyType(found)
+
+
+def _attribute(value: Any) -> object:  # Any: h5py gives whatever the file holds
+    if isinstance(value, h5py.Empty):
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray) and value.dtype.kind in "SO":
+        texts = [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in value.ravel().tolist()]
+        return texts[0] if len(texts) == 1 else texts
+    if isinstance(value, np.ndarray) and value.size == 1:
+        return value.reshape(-1)[0]
+    return value
+
+
+def _layout(plist: Any) -> Layout:  # Any: h5py's low level is untyped
+    if plist.get_external_count():
+        return "external"
+    kinds: dict[int, Layout] = {
+        h5py.h5d.CHUNKED: "chunked",
+        h5py.h5d.CONTIGUOUS: "contiguous",
+        h5py.h5d.COMPACT: "compact",
+    }
+    return kinds.get(plist.get_layout(), "virtual")
+
+
+def _codecs(plist: Any) -> tuple[Codec, ...]:  # Any: h5py's low level is untyped
+    filters = (plist.get_filter(i) for i in range(plist.get_nfilters()))
+    return tuple(hdf5_codec(code, values, label.decode("utf-8", "replace")) for code, _, values, label in filters)
+
+
+def _dimensions(file: h5py.File, dataset: h5py.Dataset) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return names and lengths; an unlimited dimension can be longer than what this variable has stored."""
+    scales = [_scale(file, dataset, dim) for dim in range(dataset.ndim)]
+    names, lengths = [], []
+    for dim, scale in enumerate(scales):
+        length = dataset.shape[dim]
+        if scale is None:
+            names.append(f"dim_{dim}")
+        else:
+            names.append(scale.name.rpartition("/")[2])
+            if dataset.maxshape[dim] is None and scale.ndim:
+                length = max(length, scale.shape[0])
+        lengths.append(length)
+    return tuple(names), tuple(lengths)
+
+
+def _scale(file: h5py.File, dataset: h5py.Dataset, dim: int) -> h5py.Dataset | None:
+    """Return the dimension scale of one dimension; a coordinate variable is its own."""
+    attrs = dataset.attrs
+    if "DIMENSION_LIST" in attrs:
+        attached = dataset.dims[dim]
+        return attached[0] if len(attached) else None
+    is_scale = attrs.get("CLASS") == b"DIMENSION_SCALE"
+    if is_scale and "_Netcdf4Coordinates" in attrs:
+        wanted = int(np.atleast_1d(attrs["_Netcdf4Coordinates"])[dim])
+        return _scale_of_id(dataset.parent, wanted)
+    return dataset if is_scale and dim == 0 else None
+
+
+def _scale_of_id(group: h5py.Group, wanted: int) -> h5py.Dataset | None:
+    """Return netCDF's dimension `wanted`, from this group or one above it."""
+    while True:
+        for node in group.values():
+            if isinstance(node, h5py.Dataset) and int(np.atleast_1d(node.attrs.get("_Netcdf4Dimid", -1))[0]) == wanted:
+                return node
+        if group.name == "/":
+            return None
+        group = group.parent
+
+
+def _table(
+    file: h5py.File,
+    dataset: h5py.Dataset,
+    source: ReadableSource,
+    *,
+    layout: Layout,
+    shape: tuple[int, ...],
+    chunk_shape: tuple[int, ...],
+) -> ChunkTable:
+    itemsize = dataset.dtype.itemsize
+    if layout == "chunked":
+        return _chunk_table(file, dataset, source, shape, chunk_shape)
+    if layout == "contiguous":
+        start = dataset.id.get_offset()
+        if start is not None:
+            return contiguous_table(shape, chunk_shape, itemsize=itemsize, start=start)
+    elif layout == "compact":
+        data = np.asarray(dataset[...]).tobytes()
+        return contiguous_table(shape, chunk_shape, itemsize=itemsize, start=0, inline=data)
+    elif layout in ("virtual", "external"):
+        # Its bytes lie in other files: every piece is there, and none has an offset in this one.
+        return contiguous_table(shape, chunk_shape, itemsize=itemsize, start=-1)
+    none = np.zeros(0, np.int64)
+    return ChunkTable(grid_shape(shape, chunk_shape), none, none, none, np.zeros(0, np.uint32))
+
+
+def _chunk_table(
+    file: h5py.File, dataset: h5py.Dataset, source: ReadableSource, shape: tuple[int, ...], chunk_shape: tuple[int, ...]
+) -> ChunkTable:
+    creation = file.id.get_create_plist()
+    base = creation.get_userblock()
+    if creation.get_sizes() == (8, 8):
+        header = h5py.h5o.get_info(dataset.id).addr
+        root = btree_address(source, header, base=base)
+        if root is not None:
+            return read_btree(source, root, base=base, extent=dataset.shape, shape=shape, chunk_shape=chunk_shape)
+    return _iterated_table(dataset, grid_shape(shape, chunk_shape), chunk_shape)
+
+
+def _iterated_table(dataset: h5py.Dataset, grid: tuple[int, ...], chunk_shape: tuple[int, ...]) -> ChunkTable:
+    """Return the table as the HDF5 library hands it out, whatever the kind of index."""
+    starts, places = array("q"), array("q")
+
+    def visit(chunk: Any) -> None:  # Any: h5py's StoreInfo
+        starts.extend(chunk.chunk_offset)
+        places.extend((chunk.byte_offset, chunk.size, chunk.filter_mask))
+
+    if dataset.id.get_num_chunks():
+        dataset.id.chunk_iter(visit)
+    cells = np.array(starts, np.int64).reshape(-1, len(grid)) // np.array(chunk_shape)
+    columns = np.array(places, np.int64).reshape(-1, 3)
+    index = np.ravel_multi_index(tuple(cells.T), grid).astype(np.int64) if len(cells) else np.zeros(0, np.int64)
+    order = np.argsort(index, kind="stable")
+    offset, size, mask = (np.ascontiguousarray(columns[order, i]) for i in range(3))
+    return ChunkTable(grid, index[order], offset, size, mask.astype(np.uint32))

@@ -1,0 +1,100 @@
+"""The code that runs next to the data: the bytes of one chunk in, its partial result out."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from activestore.core.codecs import Buffer, decode
+from activestore.core.missing import mask
+from activestore.core.packing import unpack
+from activestore.core.selection import region_index, region_shape
+from activestore.core.task import Array, ChunkPartial, ChunkTask, ChunkValues
+from activestore.errors import CorruptChunkError, UnsupportedError
+
+__all__ = ["chunk_values", "decode_chunk", "fill_chunk", "reduce_chunk", "reduce_values"]
+
+
+def reduce_chunk(raw: Buffer, task: ChunkTask) -> ChunkPartial:
+    """Return the partial result of one chunk.
+
+    Parameters:
+        raw: The bytes of the chunk as stored, `task.size` of them.
+        task: What is wanted of it.
+
+    Raises:
+        CorruptChunkError: The bytes are damaged or cut off; it names file, variable, chunk and offset.
+        UnsupportedError: A filter that cannot be undone here.
+    """
+    return reduce_values(decode_chunk(raw, task), task)
+
+
+def decode_chunk(raw: Buffer, task: ChunkTask) -> Array:
+    """Return the stored numbers of the wanted part of a chunk, in native byte order.
+
+    Raises:
+        CorruptChunkError: The bytes are damaged or cut off.
+        UnsupportedError: A filter that cannot be undone here.
+    """
+    if len(raw) != task.size:
+        raise CorruptChunkError(f"{task.describe()}: the file ends after {len(raw)} bytes of it; it is cut off")
+    try:
+        decoded = decode(raw, task.codecs, task.nbytes)
+    except (CorruptChunkError, UnsupportedError) as error:
+        raise type(error)(f"{task.describe()}: {error}") from error
+    values = np.frombuffer(decoded, task.template.dtype).reshape(task.shape)
+    return wanted_part(values, task)
+
+
+def wanted_part(values: Array, task: ChunkTask) -> Array:
+    """Return the wanted part of the whole chunk `values`, in native byte order."""
+    if task.extent is not None and any(n < length for n, length in zip(task.extent, task.shape, strict=True)):
+        whole = np.full(task.shape, np.frombuffer(task.template.fill, values.dtype)[0])
+        stored = tuple(slice(0, n) for n in task.extent)
+        whole[stored] = values[stored]
+        values = whole
+    part: Array = values[region_index(task.region)]
+    return part if part.dtype.isnative else part.astype(part.dtype.newbyteorder("="))
+
+
+def fill_chunk(task: ChunkTask) -> Array:
+    """Return the stored numbers of the wanted part of a chunk that was never written: the fill value, as a view."""
+    dtype = np.dtype(task.template.dtype)
+    fill = np.frombuffer(task.template.fill, dtype).astype(dtype.newbyteorder("="))
+    return np.broadcast_to(fill[0], region_shape(task.region))
+
+
+def reduce_values(values: Array, task: ChunkTask) -> ChunkPartial:
+    """Return the partial result of the stored numbers `values`, which are the wanted part of a chunk."""
+    cells = chunk_values(values, task)
+    with np.errstate(all="ignore"):
+        states = {component.name: component.chunk(cells) for component in task.template.components}
+    return ChunkPartial(task.sequence, states, cells.count)
+
+
+def chunk_values(values: Array, task: ChunkTask) -> ChunkValues:
+    """Return the stored numbers `values` with what is missing found, and unpacked if the task says so."""
+    template = task.template
+    invalid = mask(values, template.missing, skipna=template.skipna)
+    if template.packing is not None:
+        with np.errstate(all="ignore"):
+            values = unpack(values, template.packing)
+    return ChunkValues(
+        values=values,
+        invalid=invalid,
+        axes=template.axes,
+        count=_count(values.shape, invalid, template.axes),
+        accumulator=template.accumulator,
+        placement=task.placement,
+        selected=template.selected,
+    )
+
+
+def _count(shape: tuple[int, ...], invalid: npt.NDArray[np.bool_] | None, axes: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Return how many values are valid under each cell; 0 or 1, in single bytes, where nothing is reduced."""
+    under = tuple(1 if axis in axes else length for axis, length in enumerate(shape))
+    dtype = np.dtype(np.int64 if axes else np.uint8)
+    every = np.full(under, math.prod(shape[axis] for axis in axes), dtype)
+    if invalid is None:
+        return every
+    return every - np.sum(invalid, axis=axes, dtype=dtype, keepdims=True) if axes else (~invalid).view(dtype)

@@ -1,0 +1,52 @@
+"""Reading the metadata of a file, whatever its format."""
+
+from activestore.core import classic, hdf5
+from activestore.core.variable import ChunkTable, ReadableSource, Variable
+from activestore.errors import SourceError
+
+__all__ = ["ChunkTable", "Variable", "read_variable", "variable_names"]
+
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def variable_names(source: ReadableSource) -> list[str]:
+    """Return the names of all variables in `source`, groups first: "group/var".
+
+    Raises:
+        SourceError: It is neither HDF5 nor netCDF, or damaged.
+    """
+    return classic.variable_names(source) if _is_classic(source) else hdf5.variable_names(source)
+
+
+def read_variable(source: ReadableSource, name: str) -> Variable:
+    """Return the variable `name` of `source`: all that is needed to plan reductions of it.
+
+    Parameters:
+        source: A netCDF-4, HDF5 or netCDF classic file.
+        name: Name of the variable, with its groups: "group/var".
+
+    Raises:
+        VariableNotFoundError: There is none of that name; the message has the names that are near.
+        NotNumericError: It holds text or records.
+        SourceError: The source is neither HDF5 nor netCDF, or damaged.
+    """
+    return classic.read_variable(source, name) if _is_classic(source) else hdf5.read_variable(source, name)
+
+
+def _is_classic(source: ReadableSource) -> bool:
+    """Return whether it is netCDF classic, False for HDF5.
+
+    Raises:
+        SourceError: It is neither.
+    """
+    (start,) = source.read_ranges([(0, 8)])
+    if classic.is_classic(start):
+        return True
+    position = 0
+    while position < source.size:
+        # A user block before the signature is 0, 512, 1024, 2048, … bytes long.
+        if source.read_ranges([(position, 8)]) == [_HDF5_SIGNATURE]:
+            return False
+        position = position * 2 if position else 512
+    what = "is empty" if source.size == 0 else f"starts with {start!r}"
+    raise SourceError(f"{source.uri}: is neither netCDF nor HDF5 (it {what}); is it another format, or an unfinished download?")

@@ -1,0 +1,128 @@
+"""Which stored values mean that nothing was measured there.
+
+Source: CF conventions 2.5.1 and the netCDF attribute conventions, as netCDF4-python applies them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Missing", "mask", "read_missing"]
+
+_DEFAULT_FILL: dict[str, float] = {
+    "i1": -127,
+    "u1": 255,
+    "i2": -32767,
+    "u2": 65535,
+    "i4": -2147483647,
+    "u4": 4294967295,
+    "i8": -9223372036854775806,
+    "u8": 18446744073709551614,
+    "f4": 9.969209968386869e36,
+    "f8": 9.969209968386869e36,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """The stored values that count as missing; the record is plain and travels with a task."""
+
+    values: tuple[float, ...] = ()
+    """Exact values that are missing (`_FillValue`, `missing_value`); NaN among them stands for every NaN."""
+    valid_min: float | None = None
+    """Values below it are missing."""
+    valid_max: float | None = None
+    """Values above it are missing."""
+
+
+def mask(array: npt.NDArray[Any], missing: Missing, *, skipna: bool) -> npt.NDArray[np.bool_] | None:
+    """Return where `array` is missing, or None if it is nowhere missing.
+
+    Parameters:
+        array: Stored values, of any shape and in native byte order.
+        missing: What counts as missing.
+        skipna: Whether NaN is missing even where no attribute says so.
+
+    Examples:
+        >>> mask(np.array([1, -9, 3]), Missing(values=(-9,)), skipna=True)
+        array([False,  True, False])
+    """
+    found: npt.NDArray[np.bool_] | None = None
+    nan = skipna
+    for value in missing.values:
+        if value != value:
+            nan = True
+        else:
+            found = _either(found, array == array.dtype.type(value))
+    if missing.valid_min is not None:
+        found = _either(found, array < array.dtype.type(missing.valid_min))
+    if missing.valid_max is not None:
+        found = _either(found, array > array.dtype.type(missing.valid_max))
+    if nan and array.dtype.kind == "f":
+        found = _either(found, np.isnan(array))
+    return found if found is not None and found.any() else None
+
+
+def _either(found: npt.NDArray[np.bool_] | None, more: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    return more if found is None else np.logical_or(found, more, out=found)
+
+
+def read_missing(attrs: Mapping[str, object], dtype: np.dtype[np.generic], *, filled: bool) -> Missing:
+    """Return what `attrs` of a variable of the stored type `dtype` call missing.
+
+    An attribute that the stored type cannot hold exactly is ignored, as netCDF4-python does; `_Unsigned`
+    reinterprets the attributes together with the data.
+
+    Parameters:
+        attrs: The variable's attributes.
+        dtype: The type as stored, before `_Unsigned`.
+        filled: Whether the writer had filling on; without `_FillValue`, one-byte types have a default fill
+            value only then.
+
+    Examples:
+        >>> read_missing({"_FillValue": np.float32(1e20)}, np.dtype("f4"), filled=True).values
+        (1.0000000200408773e+20,)
+        >>> read_missing({}, np.dtype("i2"), filled=True).values
+        (-32767,)
+    """
+    native = dtype.newbyteorder("=")
+    stored = {name: _as_stored(attrs.get(name), native) for name in _ATTRIBUTES}
+    if is_unsigned(attrs, dtype):
+        unsigned = native.str.replace("i", "u")
+        stored = {name: None if array is None else array.view(unsigned) for name, array in stored.items()}
+    values = [] if stored["missing_value"] is None else stored["missing_value"].tolist()
+    if stored["_FillValue"] is not None:
+        values += stored["_FillValue"].tolist()
+    elif filled or native.itemsize > 1:
+        default = np.array([_DEFAULT_FILL[native.str[1:]]], native) if native.str[1:] in _DEFAULT_FILL else None
+        values += [] if default is None else default.tolist()
+    span = stored["valid_range"]
+    if span is not None and span.size == 2:
+        low, high = span.tolist()
+    else:
+        low, high = (None if end is None else end.tolist()[0] for end in (stored["valid_min"], stored["valid_max"]))
+    return Missing(values=tuple(dict.fromkeys(values)), valid_min=low, valid_max=high)
+
+
+_ATTRIBUTES = ("missing_value", "_FillValue", "valid_range", "valid_min", "valid_max")
+
+
+def is_unsigned(attrs: Mapping[str, object], dtype: np.dtype[np.generic]) -> bool:
+    """Return whether `_Unsigned` says that the signed stored integers are unsigned ones."""
+    return dtype.kind == "i" and attrs.get("_Unsigned") in ("true", "True")
+
+
+def _as_stored(value: object, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic] | None:
+    """Return the attribute as a flat array of the stored type, or None if it is absent or would change."""
+    if value is None:
+        return None
+    given = np.atleast_1d(np.asarray(value)).ravel()
+    if not given.size or given.dtype.kind not in "iuf":
+        return None
+    with np.errstate(all="ignore"):
+        cast = given.astype(dtype)
+        same = (given == cast) | ((given != given) & (cast != cast))
+    return cast if bool(np.all(same)) else None

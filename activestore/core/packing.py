@@ -1,0 +1,83 @@
+"""Numbers stored as `(value - add_offset) / scale_factor`, and the way back.
+
+Source: CF conventions 8.1, with the arithmetic (types included) of netCDF4-python.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Packing", "read_packing", "unpack", "unpacked_dtype"]
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How stored numbers become values: `stored * scale + offset`."""
+
+    scale: float | None
+    """`scale_factor`; None where the variable has none."""
+    scale_dtype: str
+    """NumPy type of the `scale_factor` attribute: it takes part in the result's type."""
+    offset: float | None
+    """`add_offset`; None where the variable has none."""
+    offset_dtype: str
+    """NumPy type of the `add_offset` attribute."""
+
+
+def read_packing(attrs: Mapping[str, object]) -> Packing | None:
+    """Return the packing that `attrs` describe, or None if the stored numbers are the values.
+
+    Examples:
+        >>> read_packing({"scale_factor": np.float32(0.5)})
+        Packing(scale=0.5, scale_dtype='<f4', offset=None, offset_dtype='<f8')
+        >>> read_packing({}) is None
+        True
+    """
+    scale, offset = _number(attrs.get("scale_factor")), _number(attrs.get("add_offset"))
+    both = scale is not None and offset is not None
+    if not both:
+        scale = None if scale is None or scale == 1 else scale
+        offset = None if offset is None or offset == 0 else offset
+    if scale is None and offset is None:
+        return None
+    return Packing(
+        scale=None if scale is None else float(scale),
+        scale_dtype="<f8" if scale is None else scale.dtype.newbyteorder("<").str,
+        offset=None if offset is None else float(offset),
+        offset_dtype="<f8" if offset is None else offset.dtype.newbyteorder("<").str,
+    )
+
+
+def _number(value: object) -> np.generic | None:
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "iuf":
+        return None
+    number: np.generic = array.reshape(-1)[0]
+    return number
+
+
+def unpack(stored: npt.NDArray[Any], packing: Packing) -> npt.NDArray[Any]:
+    """Return the values of `stored`, in the type and with the rounding that netCDF4-python gives.
+
+    Examples:
+        >>> packing = read_packing({"scale_factor": np.float64(0.5), "add_offset": np.float64(10)})
+        >>> unpack(np.array([0, 1, 2], "i2"), packing)
+        array([10. , 10.5, 11. ])
+    """
+    scale = None if packing.scale is None else np.dtype(packing.scale_dtype).type(packing.scale)
+    offset = None if packing.offset is None else np.dtype(packing.offset_dtype).type(packing.offset)
+    values: npt.NDArray[Any] = stored
+    if scale is not None and offset is not None and scale == 1 and offset == 0:
+        return stored.astype(scale.dtype)
+    if scale is not None:
+        values = values * scale
+    return values if offset is None else values + offset
+
+
+def unpacked_dtype(dtype: np.dtype[np.generic], packing: Packing | None) -> np.dtype[np.generic]:
+    """Return the type of the values that are stored as `dtype`, in native byte order."""
+    native = dtype.newbyteorder("=")
+    return native if packing is None else unpack(np.zeros(1, native), packing).dtype

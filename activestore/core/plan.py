@@ -1,0 +1,294 @@
+"""From a request to a plan: which chunks are touched, and what is to be done with each."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from activestore.core.codecs import decodable, present
+from activestore.core.packing import Packing, unpacked_dtype
+from activestore.core.reductions import Reduction, stored_component
+from activestore.core.selection import ChunkParts, DimensionPart, Selection, Slice
+from activestore.core.task import ChunkTask, Component, TaskTemplate
+from activestore.core.variable import Variable, contiguous_table
+from activestore.errors import SelectionError
+
+__all__ = ["Plan", "ReductionRequest", "Tally", "normalize_axes", "plan"]
+
+_BATCH = 4096
+"""Chunks looked up at a time while tasks are made."""
+_SMALL_READ = 64 << 10
+"""Bytes below which cutting a contiguous variable more finely saves nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReductionRequest:
+    """What is asked for."""
+
+    variable: Variable
+    """The variable to be reduced."""
+    selection: Selection
+    """The part of it that counts."""
+    reductions: tuple[Reduction, ...]
+    """What is to be computed, in one pass."""
+    axes: tuple[int, ...]
+    """Dimensions of the variable that are reduced, ascending."""
+    skipna: bool = True
+    """Whether NaN is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a plan amounts to."""
+
+    chunks: int
+    """Chunks touched."""
+    unwritten: int
+    """Those among them that were never written: answered from the fill value, without a read."""
+    through_hdf5: int
+    """Those among them that only the HDF5 library can read."""
+    bytes_to_read: int
+    """Bytes to be read from the source."""
+    cells: int
+    """Numbers selected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The touched chunks as a grid of their own; the task of each is made when it is asked for."""
+
+    request: ReductionRequest
+    """What was asked for."""
+    variable: Variable
+    """The variable; where it is contiguous, cut into pieces that suit the selection."""
+    template: TaskTemplate
+    """What all tasks share."""
+    parts: tuple[ChunkParts, ...]
+    """The touched chunks along each dimension."""
+
+    @property
+    def grid_shape(self) -> tuple[int, ...]:
+        """How many chunks are touched along each dimension."""
+        return tuple(len(part) for part in self.parts)
+
+    def __len__(self) -> int:
+        return math.prod(self.grid_shape)
+
+    def tasks(self) -> Iterator[ChunkTask]:
+        """Yield the task of every touched chunk, in grid order."""
+        for first in range(0, len(self), _BATCH):
+            cells, rows = self._rows(first, min(first + _BATCH, len(self)))
+            parts = _lists(cells, self.parts)
+            for i, row in enumerate(rows.tolist()):
+                yield self._task(first + i, tuple(part[i] for part in parts), row)
+
+    def tally(self) -> Tally:
+        """Return what the plan amounts to, without any read."""
+        table = self.variable.table
+        odd = not _raw(self.variable) or not decodable(self.variable.codecs)
+        unwritten = through = nbytes = 0
+        for first in range(0, len(self), 1 << 18):
+            _, rows = self._rows(first, min(first + (1 << 18), len(self)))
+            written = rows[rows >= 0]
+            unwritten += len(rows) - len(written)
+            nbytes += int(table.size[written].sum())
+            if odd:
+                masks = table.filter_mask[written]
+                through += sum(
+                    int(np.count_nonzero(masks == mask))
+                    for mask in np.unique(masks).tolist()
+                    if not _raw(self.variable) or not decodable(present(self.variable.codecs, mask))
+                )
+        if self.variable.table.inline is not None:
+            nbytes = 0
+        elif self.variable.clipped and _raw(self.variable) and len(self) <= 1 << 16:
+            nbytes = sum(task.size for task in self.tasks())
+        cells_selected = math.prod(len(positions) for positions in self.request.selection.positions)
+        return Tally(len(self), unwritten, through, nbytes, cells_selected)
+
+    def touched(self) -> tuple[npt.NDArray[np.int64], ...]:
+        """Return the positions in the chunk grid that are touched, along each dimension."""
+        return tuple(part.chunks for part in self.parts)
+
+    def _rows(self, first: int, last: int) -> tuple[tuple[npt.NDArray[np.int64], ...], npt.NDArray[np.int64]]:
+        """Return, of the tasks from `first` to `last`, positions among the touched chunks and rows of the table."""
+        sequence = np.arange(first, last, dtype=np.int64)
+        cells = np.unravel_index(sequence, self.grid_shape) if self.parts else ()
+        linear = np.zeros(len(sequence), np.int64)
+        for cell, part, length in zip(cells, self.parts, self.variable.table.grid, strict=True):
+            linear = linear * length + part.chunks[cell]
+        return cells, self.variable.table.lookup(linear)
+
+    def _task(self, sequence: int, parts: tuple[tuple[DimensionPart, bool], ...], row: int) -> ChunkTask:
+        variable, table = self.variable, self.variable.table
+        chunk = tuple(part.chunk for part, _ in parts)
+        origin = tuple(at * length for at, length in zip(chunk, variable.chunk_shape, strict=True))
+        shape, extent = variable.chunk_shape, None
+        if variable.clipped:
+            shape = tuple(min(n, end - at) for n, end, at in zip(shape, variable.extent, origin, strict=True))
+        elif variable.extent != variable.shape:
+            extent = tuple(max(0, end - at) for end, at in zip(variable.extent, origin, strict=True))
+        offset, size, mask = None, 0, 0
+        if row >= 0:
+            offset, size, mask = int(table.offset[row]), int(table.size[row]), int(table.filter_mask[row])
+        codecs = present(variable.codecs, mask)
+        task = ChunkTask(
+            template=self.template,
+            sequence=sequence,
+            chunk=chunk,
+            origin=origin,
+            shape=shape,
+            extent=extent,
+            offset=offset,
+            size=size,
+            codecs=codecs,
+            through_hdf5=offset is not None and (not _raw(variable) or not decodable(codecs)),
+            inline=table.inline,
+            region=tuple(part.inside for part, _ in parts),
+            placement=tuple(part.outside for part, _ in parts),
+            first=all(starts for dim, (_, starts) in enumerate(parts) if dim in self.template.axes),
+        )
+        return _trimmed(task) if variable.clipped and offset is not None and offset >= 0 else task
+
+
+def _raw(variable: Variable) -> bool:
+    """Return whether the bytes of the variable's chunks have an offset in the source."""
+    return variable.layout not in ("virtual", "external")
+
+
+def _lists(cells: tuple[npt.NDArray[np.int64], ...], parts: tuple[ChunkParts, ...]) -> list[list[tuple[DimensionPart, bool]]]:
+    """Return, along each dimension, the part of every task and whether it is the dimension's first."""
+    found = []
+    for cell, part in zip(cells, parts, strict=True):
+        known = {at: (part[at], at == 0) for at in np.unique(cell).tolist()}
+        found.append([known[at] for at in cell.tolist()])
+    return found
+
+
+def _trimmed(task: ChunkTask) -> ChunkTask:
+    """Return the task of a contiguous piece with only the rows read that are wanted."""
+    shape, region, origin = list(task.shape), list(task.region), list(task.origin)
+    itemsize = np.dtype(task.template.dtype).itemsize
+    offset, size = task.offset or 0, task.size
+    for dim, part in enumerate(task.region):
+        if not isinstance(part, Slice):
+            break
+        row = itemsize * math.prod(shape[dim + 1 :])
+        offset += part.start * row
+        shape[dim] = part.stop - part.start
+        origin[dim] += part.start
+        region[dim] = Slice(0, shape[dim], part.step)
+        size = shape[dim] * row
+        if shape[dim] > 1:
+            break
+    return dataclasses.replace(task, shape=tuple(shape), region=tuple(region), origin=tuple(origin), offset=offset, size=size)
+
+
+def plan(request: ReductionRequest) -> Plan:
+    """Return the plan of `request`; nothing is read.
+
+    Examples:
+        >>> from activestore import Active
+        >>> len(plan(ReductionRequest(Active("docs/tas.nc", "tas").variable, Selection.whole((24, 18, 36)), (), (0, 1, 2))))
+        2
+    """
+    variable = _cut_for(request.variable, request.selection)
+    components, packing = _components(request)
+    template = TaskTemplate(
+        uri=variable.uri,
+        variable=variable.name,
+        dtype=variable.dtype.str,
+        missing=variable.missing,
+        skipna=request.skipna,
+        packing=packing,
+        axes=request.axes,
+        components=components,
+        accumulator=_accumulator(request),
+        fill=variable.fill,
+        selected=tuple(len(positions) for positions in request.selection.positions),
+    )
+    parts = tuple(
+        ChunkParts(positions, length)
+        for positions, length in zip(request.selection.positions, variable.chunk_shape, strict=True)
+    )
+    return Plan(request, variable, template, parts)
+
+
+def _cut_for(variable: Variable, selection: Selection) -> Variable:
+    """Return the variable with a contiguous layout cut so that a narrow selection reads few bytes."""
+    table = variable.table
+    if variable.layout != "contiguous" or len(table) == 0 or variable.chunk_shape == () or _is_record_wise(variable):
+        return variable
+    itemsize = variable.dtype.itemsize
+    for dim in range(1, len(variable.shape)):
+        row = itemsize * math.prod(variable.shape[dim:])
+        positions = selection.positions[dim]
+        reach = max(positions) - min(positions) + 1 if len(positions) else 0
+        narrow = 2 * reach <= variable.shape[dim] and row > _SMALL_READ
+        if narrow and variable.chunk_shape[dim - 1] > 1:
+            chunk_shape = (1,) * dim + variable.shape[dim:]
+            finer = contiguous_table(variable.shape, chunk_shape, itemsize=itemsize, start=int(table.offset[0]))
+            return dataclasses.replace(variable, chunk_shape=chunk_shape, table=finer)
+    return variable
+
+
+def _is_record_wise(variable: Variable) -> bool:
+    """Return whether the pieces are records, which other variables lie between."""
+    return variable.chunk_shape[0] == 1
+
+
+def _components(request: ReductionRequest) -> tuple[tuple[Component, ...], Packing | None]:
+    """Return the components to compute, and the packing if the kernel has to undo it first."""
+    wanted = {c.name: c for reduction in request.reductions for c in reduction.components}
+    packing = request.variable.packing
+    if packing is None:
+        return tuple(wanted.values()), None
+    linear = all(component.unpack is not None for component in wanted.values())
+    if not linear or unpacked_dtype(request.variable.dtype, packing).itemsize < 8:
+        # netCDF4-python rounds each value to single precision; only unpacking before reducing gives the same numbers.
+        return tuple(wanted.values()), packing
+    stored = {c.name: c for c in (stored_component(component, packing) for component in wanted.values())}
+    return tuple(stored.values()), None
+
+
+def _accumulator(request: ReductionRequest) -> str:
+    dtype = request.variable.dtype
+    if dtype.kind == "f" or request.variable.packing is not None:
+        return "f8"
+    summed = any(reduction.name == "sum" for reduction in request.reductions)
+    return "f8" if dtype.itemsize == 8 and not summed else f"{dtype.kind}8"
+
+
+def normalize_axes(axis: object, dims: Sequence[str]) -> tuple[int, ...]:
+    """Return the axes that `axis` names, ascending: None is all of them, numbers may be negative, names are dimensions.
+
+    Raises:
+        SelectionError: There is no such axis, or it is named twice.
+
+    Examples:
+        >>> normalize_axes(("lon", 0), ("time", "lat", "lon"))
+        (0, 2)
+        >>> normalize_axes("tim", ("time", "lat"))
+        Traceback (most recent call last):
+        ...
+        activestore.errors.SelectionError: no axis 'tim'; the dimensions are 'time' (0), 'lat' (1)
+    """
+    if axis is None:
+        return tuple(range(len(dims)))
+    items = list(axis) if isinstance(axis, (tuple, list)) else [axis]
+    found = [_one_axis(item, dims) for item in items]
+    if len(set(found)) < len(found):
+        raise SelectionError(f"axis {axis!r} names an axis twice")
+    return tuple(sorted(found))
+
+
+def _one_axis(item: object, dims: Sequence[str]) -> int:
+    if isinstance(item, str) and list(dims).count(item) == 1:
+        return list(dims).index(item)
+    if isinstance(item, (int, np.integer)) and not isinstance(item, bool) and -len(dims) <= item < len(dims):
+        return int(item) % len(dims)
+    listed = ", ".join(f"{name!r} ({i})" for i, name in enumerate(dims)) or "none: it is a scalar"
+    raise SelectionError(f"no axis {item!r}; the dimensions are {listed}")

@@ -1,0 +1,348 @@
+"""Reductions: what is computed of each chunk, how two such answers combine, and what is made of them at the end.
+
+A reduction is made of components. A component has a state (one or more arrays): `chunk` makes it from the values of one
+chunk, `combine` joins the states of two parts, and `Reduction.finalize` turns the joined states into the result.
+
+Source for the moments: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample
+variances, 1979.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from activestore.core.packing import Packing, unpack
+from activestore.core.task import Array, ChunkValues, Component, State
+from activestore.errors import ReductionError, SumOverflowError
+
+__all__ = ["READ", "REDUCTIONS", "Reduction", "find_reduction", "stored_component", "unpack_states", "variance"]
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """A reduction by name: its components, and what is made of their states.
+
+    Examples:
+        A reduction of one's own, the mean of the squares:
+
+        >>> def squares(values, axis):
+        ...     return (values.astype("f8") ** 2).sum(axis=axis, keepdims=True)
+        >>> mean_square = Reduction.from_functions(
+        ...     "mean_square", chunk=squares, combine=np.add, finalize=lambda state, count: state / count
+        ... )
+        >>> mean_square.name
+        'mean_square'
+    """
+
+    name: str
+    """The name that results and reports have."""
+    components: tuple[Component, ...]
+    """What has to be computed of every chunk."""
+    finalize: Callable[[Mapping[str, State], Counts], Array]
+    """Makes the result of the components' states and the count of valid values."""
+
+    @classmethod
+    def from_functions(
+        cls,
+        name: str,
+        *,
+        chunk: Callable[[np.ma.MaskedArray[Any, Any], tuple[int, ...]], Any],
+        combine: Callable[[Any, Any], Any],
+        finalize: Callable[[Any, Counts], Any],
+    ) -> "Reduction":
+        """Return a reduction made of the user's own three functions, which run in this process.
+
+        Parameters:
+            name: What results call it.
+            chunk: Takes the values of one chunk (a masked array, unpacked) and the axes to be reduced; gives the state:
+                an array with these axes kept at length 1, or a tuple of such arrays.
+            combine: Takes the states of two parts, gives the state of both together. Parts without a valid value
+                are left out.
+            finalize: Takes the state of the whole and the count of valid values (int64, same shape), gives the result;
+                where the count is 0 it is masked.
+        """
+        component = Component(
+            name=name, chunk=partial(_custom_chunk, chunk), combine=partial(_custom_combine, combine), unpack=None
+        )
+        return cls(name, (component,), partial(_custom_finalize, name, finalize))
+
+
+def _custom_chunk(function: Callable[..., Any], cells: ChunkValues) -> State:  # Any: the user's own state
+    invalid = np.ma.nomask if cells.invalid is None else cells.invalid
+    state = function(np.ma.MaskedArray(cells.values, mask=invalid), cells.axes)
+    parts = state if isinstance(state, tuple) else (state,)
+    return tuple(np.ma.getdata(part).reshape(cells.count.shape) for part in parts)
+
+
+def _custom_combine(function: Callable[..., Any], a: State, b: State, na: Counts, nb: Counts) -> State:
+    left, right = (a[0], b[0]) if len(a) == 1 else (a, b)
+    with np.errstate(all="ignore"):
+        joined = function(left, right)
+    parts = joined if isinstance(joined, tuple) else (joined,)
+    return tuple(np.where(na == 0, y, np.where(nb == 0, x, both)) for x, y, both in zip(a, b, parts, strict=True))
+
+
+def _custom_finalize(name: str, function: Callable[..., Any], states: Mapping[str, State], count: Counts) -> Array:
+    state = states[name]
+    return np.asarray(function(state[0] if len(state) == 1 else state, count))
+
+
+def _sum_chunk(cells: ChunkValues) -> State:
+    values = cells.filled(0)
+    if cells.accumulator != "f8" and values.dtype.itemsize == 8:
+        return (_exact_sum(values, cells.axes, np.dtype(cells.accumulator)),)
+    return (np.add.reduce(values, axis=cells.axes, dtype=cells.accumulator, keepdims=True),)
+
+
+def _exact_sum(values: Array, axes: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return the sum of 64-bit integers, or an error where it does not fit."""
+    limits = np.iinfo(dtype)
+    cells = int(np.prod([values.shape[axis] for axis in axes], dtype=object))
+    if int(values.max()) * cells <= limits.max and int(values.min()) * cells >= limits.min:
+        return np.asarray(np.add.reduce(values, axis=axes, dtype=dtype, keepdims=True))
+    exact = np.add.reduce(values.astype(object), axis=axes, keepdims=True)
+    if exact.max() > limits.max or exact.min() < limits.min:
+        raise _overflow()
+    return np.asarray(exact.astype(dtype))
+
+
+def _overflow() -> SumOverflowError:
+    return SumOverflowError("the sum of these integers does not fit into 64 bits; ask for the mean, or sum fewer axes")
+
+
+def _sum_combine(a: State, b: State, na: Counts, nb: Counts) -> State:
+    total = a[0] + b[0]
+    kind = total.dtype.kind
+    if (kind == "u" and bool(np.any(total < a[0]))) or (kind == "i" and bool(np.any(((a[0] ^ total) & (b[0] ^ total)) < 0))):
+        raise _overflow()
+    return (total,)
+
+
+def _sum_unpack(state: State, packing: Packing, count: Counts) -> State:
+    scale = 1.0 if packing.scale is None else packing.scale
+    offset = 0.0 if packing.offset is None else packing.offset
+    return (state[0] * scale + offset * count,)
+
+
+def _least(dtype: np.dtype[Any]) -> Any:  # Any: a number of that type
+    return -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
+
+
+def _greatest(dtype: np.dtype[Any]) -> Any:  # Any: a number of that type
+    return np.inf if dtype.kind == "f" else np.iinfo(dtype).max
+
+
+def _min_chunk(cells: ChunkValues) -> State:
+    return (np.minimum.reduce(cells.filled(_greatest(cells.values.dtype)), axis=cells.axes, keepdims=True),)
+
+
+def _min_combine(a: State, b: State, na: Counts, nb: Counts) -> State:
+    return (np.minimum(a[0], b[0]),)
+
+
+def _max_chunk(cells: ChunkValues) -> State:
+    return (np.maximum.reduce(cells.filled(_least(cells.values.dtype)), axis=cells.axes, keepdims=True),)
+
+
+def _max_combine(a: State, b: State, na: Counts, nb: Counts) -> State:
+    return (np.maximum(a[0], b[0]),)
+
+
+def _value_unpack(state: State, packing: Packing, count: Counts) -> State:
+    return (unpack(state[0], packing), *state[1:])
+
+
+def _moments_chunk(cells: ChunkValues) -> State:
+    """Return mean and sum of squared deviations, by two passes with the first one's rounding error taken out."""
+    count = np.maximum(cells.count, 1)
+    mean = np.add.reduce(cells.filled(0), axis=cells.axes, dtype="f8", keepdims=True) / count
+    deviation = np.subtract(cells.values, mean, dtype="f8")
+    if cells.invalid is not None:
+        np.copyto(deviation, 0, where=cells.invalid)
+    rest = np.add.reduce(deviation, axis=cells.axes, keepdims=True) / count
+    squares = np.add.reduce(np.square(deviation, out=deviation), axis=cells.axes, keepdims=True)
+    return mean + rest, np.maximum(squares - rest * rest * count, 0)
+
+
+def _moments_combine(a: State, b: State, na: Counts, nb: Counts) -> State:
+    total = np.maximum(na + nb, 1)
+    delta = np.where((na == 0) | (nb == 0), 0, b[0] - a[0])
+    mean = np.where(na == 0, b[0], a[0] + delta * (nb / total))
+    return mean, a[1] + b[1] + delta * delta * (na * (nb / total))
+
+
+def _moments_unpack(state: State, packing: Packing, count: Counts) -> State:
+    scale = 1.0 if packing.scale is None else packing.scale
+    offset = 0.0 if packing.offset is None else packing.offset
+    return state[0] * scale + offset, state[1] * (scale * scale)
+
+
+def _any_chunk(cells: ChunkValues) -> State:
+    return (np.logical_or.reduce(cells.filled(0) != 0, axis=cells.axes, keepdims=True),)
+
+
+def _any_combine(a: State, b: State, na: Counts, nb: Counts) -> State:
+    return (a[0] | b[0],)
+
+
+def _all_chunk(cells: ChunkValues) -> State:
+    return (np.logical_and.reduce(cells.filled(1) != 0, axis=cells.axes, keepdims=True),)
+
+
+def _all_combine(a: State, b: State, na: Counts, nb: Counts) -> State:
+    return (a[0] & b[0],)
+
+
+def _argmin_chunk(cells: ChunkValues) -> State:
+    return _first_extreme(cells, _min_chunk(cells)[0])
+
+
+def _argmax_chunk(cells: ChunkValues) -> State:
+    return _first_extreme(cells, _max_chunk(cells)[0])
+
+
+def _first_extreme(cells: ChunkValues, extreme: Array) -> State:
+    """Return the extreme values, and where in the reduced part of the selection (C order) each first appears."""
+    found = cells.values == extreme
+    if cells.values.dtype.kind == "f":
+        found |= np.isnan(extreme) & np.isnan(cells.values)
+    if cells.invalid is not None:
+        found &= ~cells.invalid
+    place = np.where(found, cells.linear_positions(), np.iinfo(np.int64).max)
+    return extreme, np.minimum.reduce(place, axis=cells.axes, keepdims=True)
+
+
+def _arg_combine(better: Callable[[Array, Array], Any], a: State, b: State, na: Counts, nb: Counts) -> State:
+    nan_a, nan_b = a[0] != a[0], b[0] != b[0]
+    wins = np.where(nan_a | nan_b, nan_b & ~nan_a, better(b[0], a[0]))
+    ties = (a[0] == b[0]) | (nan_a & nan_b)
+    wins = (wins | (ties & (b[1] < a[1])) | (na == 0)) & (nb != 0)
+    return np.where(wins, b[0], a[0]), np.where(wins, b[1], a[1])
+
+
+def _values_chunk(cells: ChunkValues) -> State:
+    return (cells.values,)
+
+
+SUM = Component("sum", _sum_chunk, _sum_combine, _sum_unpack)
+MIN = Component("min", _min_chunk, _min_combine, _value_unpack)
+MAX = Component("max", _max_chunk, _max_combine, _value_unpack)
+MOMENTS = Component("moments", _moments_chunk, _moments_combine, _moments_unpack)
+ANY = Component("any", _any_chunk, _any_combine, None)
+ALL = Component("all", _all_chunk, _all_combine, None)
+ARGMIN = Component("argmin", _argmin_chunk, partial(_arg_combine, np.less), _value_unpack)
+ARGMAX = Component("argmax", _argmax_chunk, partial(_arg_combine, np.greater), _value_unpack)
+
+VALUES = Component("values", _values_chunk, _sum_combine, None)
+
+_MIRROR = {"min": MAX, "max": MIN, "argmin": ARGMAX, "argmax": ARGMIN}
+
+
+def stored_component(component: Component, packing: Packing | None) -> Component:
+    """Return the component to compute on stored numbers: a negative scale swaps least and greatest."""
+    negative = packing is not None and packing.scale is not None and packing.scale < 0
+    return _MIRROR.get(component.name, component) if negative else component
+
+
+def unpack_states(
+    components: Sequence[Component], states: Mapping[str, State], packing: Packing, count: Counts
+) -> dict[str, State]:
+    """Return the states that `components` would have on the values, given those computed on the stored numbers."""
+    found = {}
+    for component in components:
+        stored = stored_component(component, packing)
+        if component.unpack is not None:
+            found[component.name] = component.unpack(states[stored.name], packing, count)
+    return found
+
+
+def _only(name: str, position: int, states: Mapping[str, State], count: Counts) -> Array:
+    return states[name][position]
+
+
+def _count(states: Mapping[str, State], count: Counts) -> Array:
+    return count.astype(np.int64)
+
+
+def _mean(states: Mapping[str, State], count: Counts) -> Array:
+    mean: Array = states["sum"][0] / count
+    return mean
+
+
+def _ptp(states: Mapping[str, State], count: Counts) -> Array:
+    least, greatest = states["min"][0], states["max"][0]
+    if least.dtype.kind != "i":
+        return np.asarray(greatest - least)
+    wide = greatest.astype("i8") - least.astype("i8")
+    if bool(np.any((wide < 0) & (count > 0))):
+        raise SumOverflowError("the difference of these integers does not fit into 64 bits; ask for min and max")
+    return np.asarray(wide)
+
+
+def _variance(ddof: float, states: Mapping[str, State], count: Counts) -> Array:
+    freedom = count - ddof
+    return np.asarray(np.where(freedom > 0, states["moments"][1] / np.where(freedom > 0, freedom, 1), np.nan))
+
+
+def _deviation(ddof: float, states: Mapping[str, State], count: Counts) -> Array:
+    return np.asarray(np.sqrt(_variance(ddof, states, count)))
+
+
+def variance(ddof: float = 0, *, name: str = "var") -> Reduction:
+    """Return the reduction "var" or "std" with `ddof` taken from the count in the divisor.
+
+    Raises:
+        ReductionError: `ddof` is not a number, or `name` is neither "var" nor "std".
+
+    Examples:
+        >>> variance(1, name="std").name
+        'std'
+    """
+    if name not in ("var", "std") or isinstance(ddof, bool) or not isinstance(ddof, (int, float, np.integer, np.floating)):
+        raise ReductionError(f"{name} does not take ddof={ddof!r}; give a number, as NumPy does")
+    return Reduction(name, (MOMENTS,), partial(_variance if name == "var" else _deviation, ddof))
+
+
+REDUCTIONS: dict[str, Reduction] = {
+    "count": Reduction("count", (), _count),
+    "sum": Reduction("sum", (SUM,), partial(_only, "sum", 0)),
+    "mean": Reduction("mean", (SUM,), _mean),
+    "min": Reduction("min", (MIN,), partial(_only, "min", 0)),
+    "max": Reduction("max", (MAX,), partial(_only, "max", 0)),
+    "ptp": Reduction("ptp", (MIN, MAX), _ptp),
+    "var": variance(),
+    "std": variance(name="std"),
+    "any": Reduction("any", (ANY,), partial(_only, "any", 0)),
+    "all": Reduction("all", (ALL,), partial(_only, "all", 0)),
+    "argmin": Reduction("argmin", (ARGMIN,), partial(_only, "argmin", 1)),
+    "argmax": Reduction("argmax", (ARGMAX,), partial(_only, "argmax", 1)),
+}
+"""Every reduction that has a name of its own."""
+
+READ = Reduction("read", (VALUES,), partial(_only, "values", 0))
+"""The values themselves: what nothing is reduced of."""
+
+
+def find_reduction(given: str | Reduction) -> Reduction:
+    """Return the reduction called `given`, or `given` itself.
+
+    Raises:
+        ReductionError: There is none of that name.
+
+    Examples:
+        >>> find_reduction("median")
+        Traceback (most recent call last):
+        ...
+        activestore.errors.ReductionError: no reduction 'median'; there are all, any, argmax, argmin, count, ...
+    """
+    if isinstance(given, Reduction):
+        return given
+    if given not in REDUCTIONS:
+        raise ReductionError(f"no reduction {given!r}; there are {', '.join(sorted(REDUCTIONS))}, or a Reduction of your own")
+    return REDUCTIONS[given]

@@ -1,0 +1,141 @@
+"""Every error that activestore raises on purpose, in one tree.
+
+```
+ActivestoreError
+├── SourceError                (OSError)              the source cannot be opened or read
+│   └── SourceNotFoundError    (FileNotFoundError)    there is nothing at that address
+├── VariableNotFoundError      (KeyError)             the source has no variable of that name
+├── NotNumericError            (TypeError)            the variable holds text or records, not numbers
+├── SelectionError             (IndexError)           a selection or an axis outside the variable
+├── ReductionError             (ValueError)           no such reduction, or options that it does not take
+├── UnsupportedError           (NotImplementedError)  a codec or a storage layout that nothing here can read
+├── CorruptChunkError          (ValueError)           stored bytes that are damaged, cut off or not what was promised
+├── SumOverflowError           (OverflowError)        an integer sum that 64 bits cannot hold
+├── BackendError               (RuntimeError)         a backend failed
+│   ├── BackendUnavailableError (ConnectionError)     it is not installed, or does not answer
+│   └── BackendRefusedError                           it will not do what was asked
+├── ChunkTimeoutError          (TimeoutError)         a chunk took longer than its time limit
+└── ConfigurationError         (ValueError)           a setting that is not understood
+```
+
+Each derives from the builtin that a caller would expect as well, so `except FileNotFoundError` works.
+A message says what went wrong, where (source, variable, chunk), and what to try; the cause is kept.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = [
+    "ActivestoreError",
+    "BackendError",
+    "BackendRefusedError",
+    "BackendUnavailableError",
+    "ChunkTimeoutError",
+    "ConfigurationError",
+    "CorruptChunkError",
+    "NotNumericError",
+    "ReductionError",
+    "SelectionError",
+    "SourceError",
+    "SourceNotFoundError",
+    "SumOverflowError",
+    "UnsupportedError",
+    "VariableNotFoundError",
+    "map_errors",
+]
+
+
+class ActivestoreError(Exception):
+    """The root of the tree: catches everything that activestore raises on purpose."""
+
+    def __str__(self) -> str:
+        """Return the message as it was written (`KeyError` would quote it)."""
+        return " ".join(str(part) for part in self.args)
+
+
+class SourceError(ActivestoreError, OSError):
+    """The source cannot be opened or read."""
+
+
+class SourceNotFoundError(SourceError, FileNotFoundError):
+    """There is nothing at that address."""
+
+
+class VariableNotFoundError(ActivestoreError, KeyError):
+    """The source has no variable of that name."""
+
+
+class NotNumericError(ActivestoreError, TypeError):
+    """The variable holds text or records, which have no mean."""
+
+
+class SelectionError(ActivestoreError, IndexError):
+    """A selection or an axis lies outside the variable."""
+
+
+class ReductionError(ActivestoreError, ValueError):
+    """There is no such reduction, or it does not take those options."""
+
+
+class UnsupportedError(ActivestoreError, NotImplementedError):
+    """A codec or a storage layout that nothing installed here can read."""
+
+
+class CorruptChunkError(ActivestoreError, ValueError):
+    """Stored bytes are damaged, cut off or not what the metadata promise."""
+
+
+class SumOverflowError(ActivestoreError, OverflowError):
+    """An integer sum does not fit into 64 bits."""
+
+
+class BackendError(ActivestoreError, RuntimeError):
+    """A backend failed."""
+
+
+class BackendUnavailableError(BackendError, ConnectionError):
+    """A backend is not installed, or does not answer."""
+
+
+class BackendRefusedError(BackendError):
+    """A backend will not do what was asked of it."""
+
+
+class ChunkTimeoutError(ActivestoreError, TimeoutError):
+    """A chunk took longer than its time limit."""
+
+
+class ConfigurationError(ActivestoreError, ValueError):
+    """A setting is not understood."""
+
+
+@contextmanager
+def map_errors(uri: str) -> Iterator[None]:
+    """Translate the operating system's errors while `uri` is being opened or read.
+
+    Parameters:
+        uri: What the message names as the place of the error.
+
+    Raises:
+        SourceNotFoundError: In place of `FileNotFoundError`.
+        SourceError: In place of any other `OSError`.
+
+    Examples:
+        >>> with map_errors("tas.nc"):
+        ...     open("no/such/tas.nc")
+        Traceback (most recent call last):
+        ...
+        activestore.errors.SourceNotFoundError: tas.nc: no such file; check the path
+    """
+    try:
+        yield
+    except ActivestoreError:
+        raise
+    except FileNotFoundError as error:
+        raise SourceNotFoundError(f"{uri}: no such file; check the path") from error
+    except IsADirectoryError as error:
+        raise SourceError(f"{uri}: is a folder; name a file in it") from error
+    except PermissionError as error:
+        raise SourceError(f"{uri}: permission denied; ask for read access to it") from error
+    except OSError as error:
+        raise SourceError(f"{uri}: {error}") from error

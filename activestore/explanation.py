@@ -1,0 +1,94 @@
+"""What a plan would do, in figures: the answer of `Active.explain`."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from activestore.core.backend import Backend, refusal
+from activestore.core.dispatch import Fallback
+from activestore.core.plan import Plan
+from activestore.display import chunk_grid_svg, page
+
+__all__ = ["Explanation", "explain"]
+
+_ASKED = 10_000
+"""Tasks of a larger plan are not asked one by one whether the backend can do them; a sample is."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Explanation:
+    """What a reduction would do; nothing was read for it."""
+
+    plan: Plan
+    """The plan itself."""
+    chunks: int
+    """Chunks touched."""
+    chunks_of_variable: int
+    """Chunks that the variable has."""
+    stored_bytes: int
+    """Bytes of the touched chunks, as stored."""
+    bytes_to_move: int
+    """Bytes that come to this process: those of the chunks that it reduces itself."""
+    where: Mapping[str, int]
+    """How many chunks would be computed by what."""
+    reasons: Mapping[str, int]
+    """Why chunks would not be computed by the backend that was asked, and how many."""
+
+    def __repr__(self) -> str:
+        plan = self.plan
+        variable = plan.request.variable
+        names = ", ".join(reduction.name for reduction in plan.request.reductions)
+        shape = tuple(len(positions) for positions in plan.request.selection.positions)
+        axes = ", ".join(variable.dims[axis] for axis in plan.request.axes) or "none"
+        codecs = " + ".join(codec.id for codec in variable.codecs) or "no codecs"
+        where = ", ".join(f"{count:,} by {what}" for what, count in self.where.items()) or "nothing to do"
+        numbers = f"{_times(shape)} = {math.prod(shape):,} numbers" if shape else "1 number"
+        lines = [
+            f"{names} of {variable.name!r} in {variable.uri}",
+            f"  selected   {numbers} ({variable.value_dtype})",
+            f"  chunks     {self.chunks:,} of {self.chunks_of_variable:,} touched, each {_times(plan.variable.chunk_shape)}",
+            f"  layout     {variable.layout}, {codecs}",
+            f"  reduced    {axes}",
+            f"  computed   {where}",
+            f"  bytes      {self.stored_bytes:,} stored, {self.bytes_to_move:,} to be moved here",
+        ]
+        lines += [f"  note       {count:,} chunks: the backend cannot do {reason}" for reason, count in self.reasons.items()]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return page(repr(self), chunk_grid_svg(self.plan))
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) if shape else "a scalar"
+
+
+def explain(plan: Plan, backend: Backend, *, fallback: Fallback) -> Explanation:
+    """Return what `plan` would do with `backend`, without any read."""
+    tally = plan.tally()
+    reasons: Counter[str] = Counter()
+    if backend.name != "posix" and len(plan) <= _ASKED:
+        for task in plan.tasks():
+            reason = refusal(task, backend.capabilities)
+            if reason is not None and task.offset is not None:
+                reasons[reason] += 1
+    refused = sum(reasons.values())
+    through = tally.through_hdf5 if backend.name == "posix" else 0
+    what = "local fallback" if fallback == "local" else "nothing: refused"
+    where = {
+        backend.name: tally.chunks - tally.unwritten - refused - through,
+        f"{backend.name} through HDF5": through,
+        what: refused,
+        "fill value": tally.unwritten,
+    }
+    moved = tally.bytes_to_read if backend.name == "posix" or refused else 0
+    return Explanation(
+        plan=plan,
+        chunks=tally.chunks,
+        chunks_of_variable=math.prod(plan.variable.table.grid),
+        stored_bytes=tally.bytes_to_read,
+        bytes_to_move=moved,
+        where={name: count for name, count in where.items() if count},
+        reasons=dict(reasons),
+    )

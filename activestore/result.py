@@ -1,0 +1,89 @@
+"""What a run gives back: values, the count behind them, and a report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from activestore.core.plan import Plan
+from activestore.display import chunk_grid_svg, page
+
+__all__ = ["Report", "Result"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a result was obtained."""
+
+    source: str
+    """Address of the source."""
+    variable: str
+    """Name of the variable."""
+    backend: str
+    """The backend that was asked."""
+    chunks: int
+    """Chunks that were touched."""
+    where: Mapping[str, int]
+    """How many chunks were computed by what: a backend's name, "fill value", "local fallback", …"""
+    bytes_read: int
+    """Bytes of stored chunks that were read for it."""
+    cells: int
+    """Numbers that were looked at."""
+    seconds: float
+    """How long the run took, by the clock."""
+    workers: int
+    """How many chunks could be computed at once."""
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    """Why chunks were not computed by the backend that was asked, and how many."""
+
+    def __str__(self) -> str:
+        """Return it as a few lines."""
+        where = ", ".join(f"{count} by {what}" for what, count in self.where.items()) or "none"
+        lines = [
+            f"{self.variable} of {self.source}",
+            f"  chunks   {self.chunks:,}: {where}",
+            f"  read     {self.bytes_read:,} bytes for {self.cells:,} numbers",
+            f"  time     {self.seconds:.3f} s, {self.workers} at once",
+        ]
+        lines += [f"  note     {count} chunks not by {self.backend}: {reason}" for reason, count in self.reasons.items()]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Result:
+    """A result, the count behind it, and how it was obtained."""
+
+    values: Mapping[str, Any]
+    """What each reduction gives: a NumPy number or a masked array; `numpy.ma.masked` where nothing was valid."""
+    count: Any
+    """How many values are valid under each cell of the result."""
+    dims: tuple[str, ...]
+    """Names of the result's dimensions."""
+    report: Report
+    """How it was obtained."""
+    plan: Plan
+    """The plan that was carried out."""
+
+    @property
+    def value(self) -> Any:  # Any: a number or an array
+        """The result of the one reduction that was asked for; of several, a mapping by name."""
+        return next(iter(self.values.values())) if len(self.values) == 1 else self.values
+
+    def __repr__(self) -> str:
+        rows = [f"{name:8} {_shown(value)}" for name, value in self.values.items()]
+        return "\n".join(["Result", *(f"  {row}" for row in rows), f"  count    {_shown(self.count)}", *_indented(self.report)])
+
+    def _repr_html_(self) -> str:
+        return page(repr(self), chunk_grid_svg(self.plan))
+
+
+def _indented(report: Report) -> list[str]:
+    return [f"  {line}" for line in str(report).splitlines()]
+
+
+def _shown(value: Any) -> str:  # Any: a number or an array
+    if np.ndim(value) == 0:
+        return str(value)
+    text = np.array2string(value, threshold=6, edgeitems=2, separator=", ").replace("\n", " ")
+    return f"{np.shape(value)} {value.dtype} {text}"
