@@ -1,0 +1,1 @@
+"""What tests of the package, and of plugins for it, are made of."""
