@@ -74,8 +74,8 @@ class Selection:
             SelectionError: It does not fit the dimensions.
 
         Examples:
-            >>> Selection.whole((10, 4))[2:8][::3, [0, 1, 5]].positions
-            (range(2, 8, 3), (0, 1, 5))
+            >>> Selection.whole((10, 4))[2:8][::3, [0, 1, 3]].positions
+            (range(2, 8, 3), (0, 1, 3))
         """
         kept = self.kept
         positions, dropped = list(self.positions), list(self.dropped)
