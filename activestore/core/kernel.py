@@ -97,4 +97,8 @@ def _count(shape: tuple[int, ...], invalid: npt.NDArray[np.bool_] | None, axes: 
     every = np.full(under, math.prod(shape[axis] for axis in axes), dtype)
     if invalid is None:
         return every
-    return every - np.sum(invalid, axis=axes, dtype=dtype, keepdims=True) if axes else (~invalid).view(dtype)
+    if not axes:
+        return (~invalid).view(dtype)
+    if len(axes) == len(shape):
+        return every - np.count_nonzero(invalid)
+    return every - np.sum(invalid, axis=axes, dtype=dtype, keepdims=True)
