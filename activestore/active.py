@@ -260,8 +260,7 @@ class Active:
         """
         work = self.plan(reduction, axis, skipna=skipna)
         options, source, started = self._options, self._source, time.perf_counter()
-        if source.current_version() != self._variable.version:
-            raise SourceError(f"{source.uri}: has changed since it was opened; make a new Active of it")
+        self._check_unchanged()
         aggregator = Aggregator(work)
         with self._opened_backend() as backend, self._opened_local() as local, self._bar(len(work)) as progress:
             outcome = run(
@@ -275,6 +274,7 @@ class Active:
                 progress=progress,
             )
             name = backend.name
+        self._check_unchanged()
         values, count = aggregator.values(keepdims=keepdims)
         report = Report(
             source=source.uri,
@@ -388,6 +388,11 @@ class Active:
     def argmax(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
         """Return where along `axis` the greatest value first is; over several axes, counted in C order. As for `run`."""
         return self.reduce("argmax", axis, keepdims=keepdims, skipna=skipna)
+
+    def _check_unchanged(self) -> None:
+        """Refuse to mix the metadata of one file with the bytes of another."""
+        if self._source.current_version() != self._variable.version:
+            raise SourceError(f"{self._source.uri}: has changed since it was opened; make a new Active of it")
 
     @contextmanager
     def _opened_backend(self) -> Iterator[Backend]:

@@ -5,6 +5,7 @@ futures; partials are combined in the order of the grid, so the result does not 
 """
 
 import os
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -88,7 +89,8 @@ def run(
     if fallback == "error":
         _refuse_early(plan, backend)
     _keep_freed_memory()
-    runner = _Runner(backend, local, fallback)
+    stop = threading.Event() if executor is None else None
+    runner = _Runner(backend, local, fallback, stop)
     tally = _Tally(aggregator, backend, progress)
     if executor is None and len(plan) <= 1:
         for task in plan.tasks():
@@ -123,6 +125,8 @@ def _pump(plan: Plan, runner: "_Runner", executor: Executor, workers: int, tally
             tasks, future = under_way.popleft()
             tally.add(tasks, future.result())
     except BaseException:
+        if runner.stop is not None:
+            runner.stop.set()
         for _, future in under_way:
             future.cancel()
         raise
@@ -158,9 +162,11 @@ class _Runner:
     backend: Backend
     local: Backend
     fallback: Fallback
+    stop: threading.Event | None
+    """Set when the run is over before its time; none in other processes, which cannot see it."""
 
     def __call__(self, tasks: list[ChunkTask]) -> list[_Done]:
-        return [self._one(task) for task in tasks]
+        return [self._one(task) for task in tasks if self.stop is None or not self.stop.is_set()]
 
     def _one(self, task: ChunkTask) -> _Done:
         if task.offset is None:

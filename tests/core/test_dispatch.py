@@ -1,0 +1,229 @@
+"""Running plans: order, bounds, cancelling, fallback."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+
+import h5py
+import numpy as np
+import pytest
+
+from activestore import Active, Capabilities
+from activestore.backends.posix import PosixBackend
+from activestore.core import dispatch
+from activestore.errors import BackendError, BackendRefusedError, CorruptChunkError
+from activestore.source import open_source
+
+DATA = np.random.default_rng(1).normal(size=(40, 30, 20)).astype("f4")
+
+
+@pytest.fixture
+def path(tmp_path):
+    with h5py.File(tmp_path / "x.nc", "w") as file:
+        file.create_dataset("x", data=DATA, chunks=(4, 7, 9), compression="gzip", shuffle=True)
+    return str(tmp_path / "x.nc")
+
+
+class Wrapped:
+    """A backend that does what the local one does, and what a test adds to it."""
+
+    name = "wrapped"
+    capabilities = Capabilities()
+
+    def __init__(self, path, before=lambda _task: None):
+        self._posix = PosixBackend(open_source(path))
+        self._before = before
+        self.closed = 0
+
+    def reduce_chunk(self, task):
+        self._before(task)
+        return self._posix.reduce_chunk(task)
+
+    def close(self):
+        self.closed += 1
+
+
+class Recording(Executor):
+    """Runs everything at once in the calling thread, and keeps count."""
+
+    def __init__(self):
+        self.submitted = 0
+
+    def submit(self, function, /, *args, **kwargs):
+        self.submitted += 1
+        future = Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+
+@pytest.mark.parametrize("axis", [None, 0, (1, 2), (0, 2)])
+def test_same_bits_whatever_the_order_of_completion(path, axis):
+    jitter = np.random.default_rng(0)
+    shaky = Wrapped(path, before=lambda _task: time.sleep(float(jitter.random()) * 0.002))
+    names = ("sum", "mean", "std", "argmax")
+    alone = Active(path, "x", workers=1).reduce(names, axis)
+    for workers in (2, 7):
+        many = Active(path, "x", workers=workers, backend=shaky).reduce(names, axis)
+        for name in names:
+            assert np.asarray(alone[name]).tobytes() == np.asarray(many[name]).tobytes()
+
+
+def spawned(workers):
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor, spawned])
+def test_any_executor(path, pool):
+    expected = Active(path, "x").run(("mean", "var", "max"), axis=0)
+    with pool(2) as executor:
+        found = Active(path, "x", executor=executor).run(("mean", "var", "max"), axis=0)
+        assert executor.submit(int).result() == 0, "it is left open"
+    for name, value in expected.values.items():
+        np.testing.assert_array_equal(found.values[name], value)
+
+
+def test_an_executor_of_ones_own(path):
+    executor = Recording()
+    assert Active(path, "x", executor=executor).count() == DATA.size
+    assert executor.submitted >= 1
+
+
+def test_window_of_outstanding_work_is_bounded(path, monkeypatch):
+    monkeypatch.setattr(dispatch, "_BATCH_TASKS", 1)
+    outstanding, most = set(), 0
+
+    class Slow(ThreadPoolExecutor):
+        def submit(self, function, /, *args, **kwargs):
+            nonlocal most
+            future = super().submit(function, *args, **kwargs)
+            outstanding.add(future)
+            most = max(most, len(outstanding))
+            return future
+
+    class Counting(dispatch.Aggregator):
+        def add(self, task, partial):
+            outstanding.pop()
+            super().add(task, partial)
+
+    monkeypatch.setattr("activestore.active.Aggregator", Counting)
+    with Slow(2) as pool:
+        assert Active(path, "x", executor=pool, workers=2).count() == DATA.size
+    assert 0 < most <= 2 * 3
+
+
+def test_no_thread_is_left_behind(path):
+    before = threading.active_count()
+    Active(path, "x", workers=4).mean()
+    assert threading.active_count() == before
+
+
+def test_an_error_stops_the_run_and_its_threads(path):
+    started = []
+
+    def fail(task):
+        started.append(task.sequence)
+        if task.sequence == 3:
+            raise CorruptChunkError("chunk three is damaged")
+        time.sleep(0.001)
+
+    before = threading.active_count()
+    with pytest.raises(CorruptChunkError, match="chunk three"):
+        Active(path, "x", backend=Wrapped(path, fail), workers=2).mean()
+    assert threading.active_count() == before
+
+
+def test_many_threads_share_one_active(path):
+    active = Active(path, "x", workers=2)
+    expected = DATA.mean(axis=0, dtype="f8")
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(active.mean, 0) for _ in range(24)]:
+            np.testing.assert_allclose(future.result(), expected, rtol=1e-12)
+
+
+def test_what_the_backend_cannot_do_is_done_locally_and_reported(path):
+    class OnlySums(Wrapped):
+        capabilities = Capabilities(components=frozenset({"sum"}))
+
+    result = Active(path, "x", backend=OnlySums(path)).run(("mean", "max"))
+    assert result.values["max"] == DATA.max()
+    assert result.report.where == {"local fallback": result.report.chunks}
+    assert result.report.reasons == {"the component 'max'": result.report.chunks}
+    assert "not by wrapped: the component 'max'" in str(result.report)
+
+
+def test_fallback_error_refuses_before_any_read(path):
+    class OnlySums(Wrapped):
+        capabilities = Capabilities(components=frozenset({"sum"}))
+
+    touched = []
+    with pytest.raises(BackendRefusedError, match="component 'max'"):
+        Active(path, "x", backend=OnlySums(path, touched.append), fallback="error").max()
+    assert touched == []
+
+
+def test_a_failing_backend_is_replaced_chunk_by_chunk(path):
+    def fail(task):
+        if task.sequence % 2:
+            raise BackendError("the store said no")
+
+    result = Active(path, "x", backend=Wrapped(path, fail)).run("sum")
+    np.testing.assert_allclose(result.value, DATA.sum(dtype="f8"), rtol=1e-12)
+    assert result.report.where["local fallback"] == result.report.chunks // 2
+    assert result.report.reasons == {"the store said no": result.report.chunks // 2}
+
+
+def test_a_failing_backend_is_an_error_if_there_is_no_fallback(path):
+    def fail(task):
+        raise BackendError("the store said no")
+
+    with pytest.raises(BackendError, match="the store said no"):
+        Active(path, "x", backend=Wrapped(path, fail), fallback="error").sum()
+
+
+def test_a_backend_that_was_given_is_left_open(path):
+    backend = Wrapped(path)
+    Active(path, "x", backend=backend).sum()
+    assert backend.closed == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="needs POSIX signals")
+def test_ctrl_c_stops_at_once_and_leaves_no_thread(path):
+    program = f"""
+import threading, time, sys
+from tests_backend import SleepingBackend
+from activestore import Active
+print("ready", flush=True)
+started = time.perf_counter()
+try:
+    Active({path!r}, "x", backend=SleepingBackend({path!r}), workers=4).mean()
+except KeyboardInterrupt:
+    print("stopped", threading.active_count(), flush=True)
+"""
+    folder = os.path.dirname(path)
+    with open(os.path.join(folder, "tests_backend.py"), "w", encoding="utf-8") as file:
+        file.write(
+            "import time\n"
+            "from activestore import Capabilities\n"
+            "from activestore.backends.posix import PosixBackend\n"
+            "from activestore.source import open_source\n"
+            "class SleepingBackend:\n"
+            "    name = 'sleeping'\n"
+            "    capabilities = Capabilities()\n"
+            "    def __init__(self, path): self.posix = PosixBackend(open_source(path))\n"
+            "    def reduce_chunk(self, task):\n"
+            "        time.sleep(0.2)\n"
+            "        return self.posix.reduce_chunk(task)\n"
+            "    def close(self): pass\n"
+        )
+    environment = {**os.environ, "PYTHONPATH": folder}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=5)
+    assert out == "stopped 1\n"
