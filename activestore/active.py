@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -224,7 +224,7 @@ class Active:
               chunks     1 of 2 touched, each 12 x 18 x 36
             ...
         """
-        with self._opened_backend() as backend:
+        with self._opened_backends() as (backend, _):
             return explain(self.plan(reduction, axis, skipna=skipna), backend, fallback=self._options.fallback)
 
     def run(
@@ -262,7 +262,7 @@ class Active:
         options, source, started = self._options, self._source, time.perf_counter()
         self._check_unchanged()
         aggregator = Aggregator(work)
-        with self._opened_backend() as backend, self._opened_local() as local, self._bar(len(work)) as progress:
+        with self._opened_backends() as (backend, local), self._bar(len(work)) as progress:
             outcome = run(
                 work,
                 backend,
@@ -395,24 +395,20 @@ class Active:
             raise SourceError(f"{self._source.uri}: has changed since it was opened; make a new Active of it")
 
     @contextmanager
-    def _opened_backend(self) -> Iterator[Backend]:
+    def _opened_backends(self) -> Iterator[tuple[Backend, Backend]]:
+        """Open the backend that was asked for, and the local one for what it cannot do; one that was given stays open."""
         given = self._options.backend
-        if not isinstance(given, str):
-            yield given
-            return
-        backend = default_plugins().open(given, self._source)
-        try:
-            yield backend
-        finally:
-            backend.close()
-
-    @contextmanager
-    def _opened_local(self) -> Iterator[Backend]:
-        backend = default_plugins().open("posix", self._source)
-        try:
-            yield backend
-        finally:
-            backend.close()
+        with ExitStack() as opened:
+            local = default_plugins().open("posix", self._source)
+            opened.callback(local.close)
+            if given == "posix":
+                yield local, local
+            elif isinstance(given, str):
+                backend = default_plugins().open(given, self._source)
+                opened.callback(backend.close)
+                yield backend, local
+            else:
+                yield given, local
 
     @contextmanager
     def _bar(self, chunks: int) -> Iterator[Callable[[int], object] | None]:

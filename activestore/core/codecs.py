@@ -82,6 +82,7 @@ def present(codecs: tuple[Codec, ...], filter_mask: int) -> tuple[Codec, ...]:
     return codecs if filter_mask == 0 else tuple(c for i, c in enumerate(codecs) if not filter_mask >> i & 1)
 
 
+@cache
 def decodable(codecs: tuple[Codec, ...]) -> bool:
     """Return whether raw bytes of this pipeline can be decoded here, without the HDF5 library."""
     decoders = [_DECODERS.get(codec.id) for codec in codecs]

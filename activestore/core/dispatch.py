@@ -171,7 +171,7 @@ class _Runner:
     def _one(self, task: ChunkTask) -> _Done:
         if task.offset is None:
             return _Done(self.local.reduce_chunk(task), None)
-        reason = refusal(task, self.backend.capabilities)
+        reason = None if self.backend is self.local else refusal(task, self.backend.capabilities)
         if reason is not None:
             return _Done(self.local.reduce_chunk(task), reason)
         try:

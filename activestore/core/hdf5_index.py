@@ -21,7 +21,7 @@ _UNDEFINED = 0xFFFFFFFFFFFFFFFF
 _HEADER = 24
 _ENTRIES = 64
 """Children of a node with the library's default of K = 32; a node with more is read again."""
-_BATCH = 8192
+_BATCH = 2048
 """Nodes decoded at a time, which bounds the memory."""
 _MAX_MESSAGES = 100_000
 _LAYOUT, _CONTINUATION = 0x08, 0x10

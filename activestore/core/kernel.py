@@ -100,5 +100,5 @@ def _count(shape: tuple[int, ...], invalid: npt.NDArray[np.bool_] | None, axes: 
     if not axes:
         return (~invalid).view(dtype)
     if len(axes) == len(shape):
-        return every - np.count_nonzero(invalid)
+        return np.asarray(every - np.count_nonzero(invalid), dtype)
     return every - np.sum(invalid, axis=axes, dtype=dtype, keepdims=True)
