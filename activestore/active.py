@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -193,8 +194,8 @@ class Active:
 
     @property
     def attrs(self) -> Mapping[str, object]:
-        """The variable's attributes."""
-        return self._variable.attrs
+        """The variable's attributes; read-only."""
+        return MappingProxyType(dict(self._variable.attrs))
 
     def plan(self, reduction: str | Reduction | tuple[str | Reduction, ...], axis: Axis = None, *, skipna: bool = True) -> Plan:
         """Return the plan of a reduction: its chunks, and the task of each. Nothing is read."""

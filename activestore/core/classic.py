@@ -6,7 +6,6 @@ Source: the netCDF classic format specification (Unidata) and CDF-5 (PnetCDF).
 import math
 import struct
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 
@@ -159,7 +158,7 @@ def read_variable(source: ReadableSource, name: str) -> Variable:
         shape=entry.shape,
         dims=entry.dims,
         dtype=dtype,
-        attrs=MappingProxyType(entry.attrs),
+        attrs=entry.attrs,
         layout=layout,
         chunk_shape=chunk_shape,
         codecs=(),

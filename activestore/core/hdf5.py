@@ -6,7 +6,6 @@ import math
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 import h5py
@@ -171,7 +170,7 @@ def _numeric_dtype(dataset: h5py.Dataset, uri: str, name: str) -> np.dtype[np.ge
     return np.dtype(dtype.str)
 
 
-def _attributes(dataset: h5py.Dataset) -> MappingProxyType[str, object]:
+def _attributes(dataset: h5py.Dataset) -> dict[str, object]:
     found: dict[str, object] = {}
     for key in dataset.attrs:
         if key in _HIDDEN:
@@ -180,7 +179,7 @@ def _attributes(dataset: h5py.Dataset) -> MappingProxyType[str, object]:
             found[key] = _attribute(dataset.attrs[key])
         except (OSError, TypeError, RuntimeError):
             found[key] = "<unreadable>"
-    return MappingProxyType(found)
+    return found
 
 
 def _attribute(value: Any) -> object:  # Any: h5py gives whatever the file holds
