@@ -99,6 +99,6 @@ def _count(shape: tuple[int, ...], invalid: npt.NDArray[np.bool_] | None, axes: 
         return every
     if not axes:
         return (~invalid).view(dtype)
-    if len(axes) == len(shape):
-        return np.asarray(every - np.count_nonzero(invalid), dtype)
-    return every - np.sum(invalid, axis=axes, dtype=dtype, keepdims=True)
+    # Over all axes, count_nonzero is several times faster than a sum.
+    lost = np.count_nonzero(invalid) if len(axes) == len(shape) else np.sum(invalid, axis=axes, dtype=dtype, keepdims=True)
+    return np.subtract(every, lost, out=every)
