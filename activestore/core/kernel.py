@@ -53,7 +53,7 @@ def wanted_part(values: Array, task: ChunkTask) -> Array:
         stored = tuple(slice(0, n) for n in task.extent)
         whole[stored] = values[stored]
         values = whole
-    part: Array = values[region_index(task.region)]
+    part: Array = values[region_index(task.region)] if task.region else values
     return part if part.dtype.isnative else part.astype(part.dtype.newbyteorder("="))
 
 

@@ -67,7 +67,8 @@ def mask(array: npt.NDArray[Any], missing: Missing, *, skipna: bool) -> npt.NDAr
 
 
 def _either(found: npt.NDArray[np.bool_] | None, more: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    return more if found is None else np.logical_or(found, more, out=found)
+    # NumPy compares arrays without dimensions to scalars, which nothing can be written to.
+    return np.asarray(more) if found is None else np.logical_or(found, more, out=found)
 
 
 def read_missing(attrs: Mapping[str, object], dtype: np.dtype[np.generic], *, filled: bool) -> Missing:

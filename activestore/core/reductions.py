@@ -162,7 +162,7 @@ def _moments_chunk(cells: ChunkValues) -> State:
     """Return mean and sum of squared deviations, by two passes with the first one's rounding error taken out."""
     count = np.maximum(cells.count, 1)
     mean = np.add.reduce(cells.filled(0), axis=cells.axes, dtype="f8", keepdims=True) / count
-    deviation = np.subtract(cells.values, mean, dtype="f8")
+    deviation = np.asarray(np.subtract(cells.values, mean, dtype="f8"))
     if cells.invalid is not None:
         np.copyto(deviation, 0, where=cells.invalid)
     rest = np.add.reduce(deviation, axis=cells.axes, keepdims=True) / count
