@@ -30,7 +30,9 @@ from activestore.source import open_source
 
 __all__ = ["check_output", "write_netcdf"]
 
-_OF_ONE_FILE = frozenset({"_NCProperties", "creation_date", "history", "tracking_id"})
+_OF_ONE_FILE = frozenset({"creation_date", "history", "tracking_id"})
+_RESERVED = frozenset({"CLASS", "DIMENSION_LIST", "NAME", "REFERENCE_LIST", "_NCProperties", "_nc3_strict"})
+"""Attributes that HDF5 and netCDF-C write for themselves."""
 
 Values = np.ma.MaskedArray[Any, Any]
 
@@ -295,9 +297,9 @@ def _global_attributes(result: Result, history: str) -> dict[str, object]:
     if not is_classic(source.read_ranges([(0, 8)])[0]):
         with open_hdf5(source) as file:
             old = _plain(file.attrs, "history")
-            found = {key: _plain(file.attrs, key) for key in file.attrs if key not in _OF_ONE_FILE}
+            found = {key: _plain(file.attrs, key) for key in file.attrs if key not in _OF_ONE_FILE | _RESERVED}
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    line = f"{now} activestore {activestore.__version__}: {history}"
+    line = f"{now} activestore {activestore.__version__}: {history}".encode(errors="replace").decode()
     return {**found, "Conventions": "CF-1.11", "history": f"{line}\n{old}" if isinstance(old, str) else line}
 
 

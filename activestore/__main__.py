@@ -1,0 +1,8 @@
+"""`python -m activestore`: the command line."""
+
+import sys
+
+from activestore.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,373 @@
+"""The command line: `activestore inspect | reduce | backends | demo`."""
+
+import argparse
+import io
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import activestore
+from activestore.active import Active
+from activestore.core.codecs import decoder_names
+from activestore.core.metadata import read_variable, variable_names
+from activestore.core.plan import normalize_axes
+from activestore.core.reductions import REDUCTIONS, Reduction, find_reduction, variance
+from activestore.core.variable import Variable
+from activestore.errors import (
+    ActivestoreError,
+    ConfigurationError,
+    NotNumericError,
+    ReductionError,
+    SelectionError,
+    UnsupportedError,
+    VariableNotFoundError,
+)
+from activestore.listing import (
+    Unlisted,
+    columns,
+    explanation_record,
+    plain,
+    printable,
+    result_record,
+    result_text,
+    variable_page,
+    variable_record,
+    variables_table,
+)
+from activestore.plugins import default_plugins
+from activestore.source import Source, open_source
+
+__all__ = ["main", "parse_selection"]
+
+OK, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+_USER_MISTAKES = (ConfigurationError, NotNumericError, ReductionError, SelectionError, VariableNotFoundError)
+
+_EXIT_CODES = "exit codes: 0 done; 1 the run failed (no such file, a damaged one, …); 2 wrong usage; 130 interrupted"
+_MAIN_EPILOG = f"""\
+examples:
+  activestore demo
+  activestore inspect tas.nc
+  activestore reduce tas.nc tas --op mean --axis lat,lon
+
+'activestore COMMAND --help' explains each command.
+{_EXIT_CODES}
+"""
+_INSPECT_EPILOG = """\
+examples:
+  activestore inspect tas.nc                 a line for every variable
+  activestore inspect tas.nc tas             all about one: chunks, codecs, missing values, attributes
+  activestore inspect tas.nc ocean/thetao    a variable of a group
+  activestore inspect tas.nc --json          the same for programs
+"""
+_REDUCE_EPILOG = """\
+examples:
+  activestore reduce tas.nc tas                                          the mean of everything
+  activestore reduce tas.nc tas --op min,max,std --ddof 1                several in one pass over the data
+  activestore reduce tas.nc tas --axis time -o mean.nc                   a map, as a netCDF file
+  activestore reduce tas.nc tas --axis lat,lon --select "time=0:120"     a series of the first 120 steps
+  activestore reduce tas.nc tas --select "time=-12:,lat=[1,5,9],lon=0"   the last 12, three rows, one column
+  activestore reduce tas.nc tas --axis time --explain                    what it would read; reads nothing
+
+--select takes dimensions by name (or number): Python slices start:stop:step, positions, or lists of positions, all
+counted from 0. --axis=-1 is the last dimension; without --axis all are reduced.
+In the JSON, masked numbers are null and what is not finite is the text "NaN", "Infinity" or "-Infinity".
+"""
+_BACKENDS_EPILOG = """\
+examples:
+  activestore backends
+  activestore reduce tas.nc tas --backend posix
+"""
+_DEMO_EPILOG = """\
+example:
+  activestore demo        a few seconds; on a real file if the package ESMValTool_sample_data is installed
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    Parameters:
+        argv: The arguments, without the program's name; those of the process by default.
+
+    Examples:
+        >>> main(["reduce", "docs/tas.nc", "tas", "--op", "count", "--json", "--select", "time=0"])  # doctest: +ELLIPSIS
+        {"source": "docs/tas.nc", "variable": "tas", "dims": [], "shape": [], ..."values": {"count": 645}, ...}
+        0
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(given)
+    except BrokenPipeError:
+        # Nobody reads on (`| head`). What is still buffered goes nowhere, so that Python does not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        return _failed("interrupted", INTERRUPTED)
+    except _USER_MISTAKES as error:
+        return _failed(str(error), WRONG_USAGE)
+    except (ActivestoreError, OSError) as error:
+        return _failed(str(error), FAILED)
+    except MemoryError as error:
+        return _failed(f"not enough memory ({error}); reduce more dimensions, or select less", FAILED)
+
+
+def _run(given: list[str]) -> int:
+    try:
+        arguments = _parser().parse_args(given)
+        arguments.command_line = shlex.join(["activestore", *given])
+        code: int = arguments.run(arguments)
+        return code
+    finally:
+        # Here a reader that has gone is noticed, and not when Python ends.
+        sys.stdout.flush()
+
+
+def _failed(message: str, code: int) -> int:
+    print(f"activestore: error: {' '.join(printable(message).split())}", file=sys.stderr)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all others here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG_USAGE, f"activestore: error: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="activestore",
+        description="Reduce variables of netCDF and HDF5 files where their bytes are.",
+        epilog=_MAIN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"activestore {activestore.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, what, epilog, add_arguments, run in (
+        ("inspect", "show the variables of a file, or all about one", _INSPECT_EPILOG, _add_inspect, _inspect),
+        ("reduce", "compute mean, max, … of a variable or a part of it", _REDUCE_EPILOG, _add_reduce, _reduce),
+        ("backends", "show who can compute, and the codecs that are decoded here", _BACKENDS_EPILOG, _add_json, _backends),
+        ("demo", "reduce a file, check the numbers and draw them", _DEMO_EPILOG, _add_nothing, _demo),
+    ):
+        command = commands.add_parser(
+            name,
+            help=what,
+            description=f"{what[0].upper()}{what[1:]}.",
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_arguments(command)
+        command.set_defaults(run=run)
+    return parser
+
+
+def _add_nothing(command: argparse.ArgumentParser) -> None:
+    """Leave a command without arguments."""
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_inspect(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", metavar="FILE", help="a netCDF or HDF5 file")
+    command.add_argument("variable", metavar="VAR", nargs="?", help="a variable, with its groups: group/var")
+    _add_json(command)
+
+
+def _add_reduce(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", metavar="FILE", help="a netCDF or HDF5 file")
+    command.add_argument("variable", metavar="VAR", help="a numeric variable, with its groups: group/var")
+    what = command.add_argument_group("what is computed")
+    what.add_argument(
+        "--op", metavar="NAME", action="append", help=f"{', '.join(REDUCTIONS)}; several parted by commas or given again (mean)"
+    )
+    what.add_argument("--axis", metavar="DIM", action="append", help="dimensions to reduce, by name or number (all)")
+    what.add_argument("--select", metavar="PART", action="append", default=[], help='a part: "time=0:120,lat=[1,5,9],lon=0"')
+    what.add_argument("--keepdims", action="store_true", help="keep reduced dimensions, with the length 1")
+    what.add_argument("--no-skipna", action="store_true", help="let a NaN make the result NaN")
+    what.add_argument("--ddof", metavar="N", type=float, help="taken from the count in the divisor of var and std (0)")
+    how = command.add_argument_group("how")
+    how.add_argument("--workers", metavar="N", type=int, help="chunks computed at once (one for each processor)")
+    how.add_argument("--backend", metavar="NAME", help="who computes; see 'activestore backends'")
+    how.add_argument("--explain", action="store_true", help="show what it would do, and read no data")
+    how.add_argument("--progress", action="store_true", help="show a progress bar (needs tqdm)")
+    output = command.add_argument_group("output")
+    either = output.add_mutually_exclusive_group()
+    either.add_argument("--json", action="store_true", help="print JSON, all numbers included")
+    either.add_argument("-o", "--output", metavar="FILE.nc", help="write a netCDF-4 file with coordinates and CF attributes")
+    output.add_argument("--overwrite", action="store_true", help="replace the file of -o if it exists")
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    source = open_source(arguments.file)
+    if arguments.variable is not None:
+        variable = read_variable(source, arguments.variable)
+        _print_json({"source": source.uri, **variable_record(variable)}) if arguments.json else print(variable_page(variable))
+        return OK
+    found = [_listed(source, name) for name in variable_names(source)]
+    if arguments.json:
+        records = [_unlisted_record(one) if isinstance(one, Unlisted) else variable_record(one) for one in found]
+        _print_json({"source": source.uri, "bytes": source.size, "variables": records})
+    else:
+        print(f"{printable(source.uri)}: {source.size:,} bytes, {len(found)} variables")
+        print(variables_table(found))
+    return FAILED if any(isinstance(one, Unlisted) and one.damaged for one in found) else OK
+
+
+def _listed(source: Source, name: str) -> Variable | Unlisted:
+    try:
+        return read_variable(source, name)
+    except NotNumericError:
+        return Unlisted(name, "text or records, not numbers", damaged=False)
+    except ActivestoreError as error:
+        return Unlisted(name, str(error), damaged=not isinstance(error, UnsupportedError))
+
+
+def _unlisted_record(one: Unlisted) -> dict[str, object]:
+    return {"name": one.name, "numeric": False, "reason": one.reason}
+
+
+def _reduce(arguments: argparse.Namespace) -> int:
+    given = {"workers": arguments.workers, "backend": arguments.backend, "progress": arguments.progress or None}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if arguments.explain and arguments.output is not None:
+        raise ConfigurationError("--explain computes nothing that -o could write; give one of them")
+    active = Active(arguments.file, arguments.variable, **options)
+    if arguments.output is not None:
+        _export().check_output(arguments.output, arguments.file, overwrite=arguments.overwrite)
+    part = active[parse_selection(arguments.select, active.dims)]
+    reductions = _reductions(arguments.op or ["mean"], arguments.ddof)
+    axis = None if arguments.axis is None else _axes(arguments.axis, part.dims)
+    skipna = not arguments.no_skipna
+    if arguments.explain:
+        explanation = part.explain(reductions, axis, skipna=skipna)
+        _print_json(explanation_record(explanation)) if arguments.json else print(printable(explanation))
+        return OK
+    result = part.run(reductions, axis, keepdims=arguments.keepdims, skipna=skipna)
+    if arguments.output is not None:
+        _export().write_netcdf(result, arguments.output, overwrite=arguments.overwrite, history=arguments.command_line)
+        print(f"{printable(arguments.output)}: written\n{printable(result.report)}")
+    elif arguments.json:
+        _print_json(result_record(result))
+    else:
+        print(result_text(result))
+    return OK
+
+
+def _export() -> Any:  # Any: a module
+    from activestore import export  # noqa: PLC0415  # h5netcdf is slow to import, and only a file needs it
+
+    return export
+
+
+def _reductions(given: Sequence[str], ddof: float | None) -> tuple[Reduction, ...]:
+    """Return the reductions that `--op` names.
+
+    Raises:
+        ReductionError: There is no such reduction, or none of them takes `--ddof`.
+    """
+    names = [name.strip() for text in given for name in text.split(",") if name.strip()]
+    if ddof is not None and not {"var", "std"} & set(names):
+        raise ReductionError(f"--ddof goes with --op var or std; the reductions are {', '.join(names)}")
+    return tuple(
+        variance(ddof, name=name) if ddof is not None and name in ("var", "std") else find_reduction(name) for name in names
+    )
+
+
+def _axes(given: Sequence[str], dims: Sequence[str]) -> tuple[int | str, ...]:
+    return tuple(_dimension(name.strip(), dims) for text in given for name in text.split(",") if name.strip())
+
+
+def _dimension(text: str, dims: Sequence[str]) -> int | str:
+    """Return a dimension as it was given, a number as a number."""
+    return int(text) if re.fullmatch(r"[+-]?[0-9]{1,9}", text) and text not in dims else text
+
+
+_PART = re.compile(r"\s*(?P<dim>[^=,\[\]]+?)\s*=\s*(?P<positions>\[[^\[\]]*\]|[^=,\[\]]+?)\s*(?:,|$)")
+
+
+def parse_selection(given: Sequence[str], dims: Sequence[str]) -> tuple[slice | int | list[int], ...]:
+    """Return the index that texts such as "time=0:120,lat=[1,5,9]" stand for.
+
+    Parameters:
+        given: The texts; what they say adds up.
+        dims: Names of the dimensions.
+
+    Raises:
+        SelectionError: A text is not understood, or names no dimension, or one twice.
+
+    Examples:
+        >>> parse_selection(["lat=[1,5,9]", "0=::2, lon=-1"], ("time", "lat", "lon"))
+        (slice(None, None, 2), [1, 5, 9], -1)
+    """
+    index: list[slice | int | list[int]] = [slice(None)] * len(dims)
+    seen = set()
+    for text in given:
+        position = 0
+        while position < len(text):
+            match = _PART.match(text, position)
+            if match is None:
+                raise SelectionError(f"--select {text!r}: {text[position:]!r} is not {_FORMS}")
+            (axis,) = normalize_axes(_dimension(match["dim"], dims), dims)
+            if axis in seen:
+                raise SelectionError(f"--select names the dimension {dims[axis]!r} twice")
+            seen.add(axis)
+            index[axis] = _positions(match["positions"])
+            position = match.end()
+    return tuple(index)
+
+
+_FORMS = "dim=start:stop:step, dim=position or dim=[position,position,…]"
+
+
+def _positions(text: str) -> slice | int | list[int]:
+    """Return what one dimension is indexed by."""
+    try:
+        if text.startswith("["):
+            return [int(item) for item in text[1:-1].split(",") if item.strip()]
+        bounds = [int(item) if item.strip() else None for item in text.split(":")]
+    except ValueError as error:
+        raise SelectionError(f"--select: {text!r} does not consist of whole numbers; write {_FORMS}") from error
+    if len(bounds) == 1 and bounds[0] is not None:
+        return bounds[0]
+    if not 2 <= len(bounds) <= 3:
+        raise SelectionError(f"--select: {text!r} is no slice; write {_FORMS}")
+    return slice(*bounds)
+
+
+def _backends(arguments: argparse.Namespace) -> int:
+    plugins = default_plugins()
+    problems = {record.name: record.available() for record in plugins.records}
+    if arguments.json:
+        listed = [
+            {"name": record.name, "description": record.description, "problem": problems[record.name]}
+            for record in plugins.records
+        ]
+        _print_json({"backends": listed, "broken_plugins": plugins.broken, "decoders": decoder_names()})
+        return OK
+    rows = [(record.name, problems[record.name] or "usable", record.description) for record in plugins.records]
+    print(columns([("backend", "here", "what it does"), *rows]))
+    if plugins.broken:
+        print("\nplugins that did not load")
+        print(columns([(f"  {name}", problem) for name, problem in plugins.broken.items()]))
+    print("\ncodecs decoded from raw bytes, in parallel (others by the HDF5 library, one chunk at a time)")
+    print(columns([(f"  {name}", "yes" if here else "needs a package") for name, here in decoder_names().items()]))
+    return OK
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from activestore import demo  # noqa: PLC0415  # it imports what writes files, which is slow
+
+    demo.run()
+    return OK
+
+
+def _print_json(record: object) -> None:
+    print(json.dumps(plain(record), allow_nan=False))
