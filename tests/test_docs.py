@@ -24,7 +24,6 @@ LANGUAGES = {"python", "console", "toml", "text", "bash"}
 NOT_RUN = {
     ("README.md", "make demo\nmake test\n"),
     ("README.md", "make bench\n"),
-    ("docs/index.md", "make demo\nmake test\n"),
     ("docs/quickstart.md", "make demo\n"),
     ("docs/backends.md", "pip install --editable .\n"),
 }
@@ -102,6 +101,26 @@ def test_there_are_blocks_and_each_exception_is_one_of_them() -> None:
     assert {(block.page, block.text) for block in blocks} >= NOT_RUN
 
 
+def test_the_command_line_page_names_every_command_and_option() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    helps = [printed_by(command, "--help") for command in ("inspect", "reduce", "backends", "demo")]
+    overview = printed_by("--help")
+    for command in re.findall(
+        r"^    ([a-z]+) ", overview.partition("\ncommands:")[2].partition("\nexamples:")[0], re.MULTILINE
+    ):
+        assert f"| `{command}` |" in page, command
+    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", "".join(helps))) - {"--help"}:
+        assert f"`{option}" in page, option
+
+
+def printed_by(*arguments: str) -> str:
+    """What the command prints, errors included."""
+    command = [sys.executable, "-m", "activestore", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", timeout=120, check=False)
+    assert (done.returncode != 0) == done.stdout.startswith("activestore: error: "), done.stdout
+    return done.stdout
+
+
 def test_the_site_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     for module in ("material", "mkdocstrings_handlers.python"):
         if importlib.util.find_spec(module.partition(".")[0]) is None:
@@ -158,14 +177,6 @@ def run_console(block: Block) -> None:
         command, _, expected = part.partition("\n")
         program, *arguments = shlex.split(command, comments=True)
         assert program == "activestore", f"{block.page}:{block.line}: only activestore runs here, not {program}"
-        done = subprocess.run(
-            [sys.executable, "-m", "activestore", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            timeout=120,
-            check=False,
-        )
-        same = doctest.OutputChecker().check_output(expected.replace("…", "..."), done.stdout, FLAGS)
-        assert same, f"{block.page}:{block.line}: $ {command}\nprints\n{done.stdout}\nand not\n{expected}"
+        printed = printed_by(*arguments)
+        same = doctest.OutputChecker().check_output(expected.replace("…", "..."), printed, FLAGS)
+        assert same, f"{block.page}:{block.line}: $ {command}\nprints\n{printed}\nand not\n{expected}"
