@@ -365,8 +365,7 @@ def _backends(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from activestore import demo  # noqa: PLC0415  # it imports what writes files, which is slow
 
-    demo.run()
-    return OK
+    return OK if demo.run() else FAILED
 
 
 def _print_json(record: object) -> None:

@@ -1,5 +1,6 @@
 """The demonstration: reduce a real file, draw what comes out, and check it against another library."""
 
+import calendar
 import glob
 import importlib.util
 import math
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import h5py
@@ -25,8 +27,8 @@ from activestore.testing.datasets import write_sample
 __all__ = ["bars", "run", "sparkline"]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_PERIODS = 13
-"""Parts that the time is cut into for the picture."""
+_PERIOD = 15 * 12
+"""Months that are one period of a picture."""
 _SAMPLE_AGAIN = "from activestore.testing.datasets import write_sample; write_sample('tas.nc')"
 
 
@@ -44,8 +46,8 @@ class _Example:
     """How the commands that are shown name the file."""
 
 
-def run() -> None:
-    """Print the demonstration."""
+def run() -> bool:
+    """Print the demonstration, and return whether another library finds the same numbers."""
     with _example() as example:
         print(example.origin)
         print(f"  {example.path}\n")
@@ -53,9 +55,10 @@ def run() -> None:
         tas = Active(example.path, example.variable)
         print("\n2. What a mean over everything would do (nothing is read for this)\n")
         print(tas.explain("mean"))
-        _show_statistics(tas)
+        same = _show_statistics(tas)
         _show_pictures(tas)
         _show_commands(example, tas)
+        return same
 
 
 @contextmanager
@@ -64,10 +67,10 @@ def _example() -> Iterator[_Example]:
     # Importing the package would import iris, which is slow and may be absent; its files are all that is needed.
     spec = importlib.util.find_spec("esmvaltool_sample_data")
     folders = [] if spec is None else spec.submodule_search_locations or []
-    paths = [path for folder in folders for path in glob.glob(f"{glob.escape(folder)}/**/ta_day_*.nc", recursive=True)]
+    paths = [path for folder in folders for path in glob.glob(f"{glob.escape(folder)}/**/ta_Amon_*.nc", recursive=True)]
     if paths:
         path = max(paths, key=os.path.getsize)
-        origin = "A real file: daily air temperature of a CMIP6 model, from the package ESMValTool_sample_data."
+        origin = "A real file: 165 years of a CMIP6 model near the North Pole, from the package ESMValTool_sample_data."
         yield _Example(path, "ta", origin, path)
         return
     with tempfile.TemporaryDirectory(prefix="activestore-demo-") as folder:
@@ -89,7 +92,7 @@ def _show_file(example: _Example) -> None:
     print(variables_table(found))
 
 
-def _show_statistics(tas: Active) -> None:
+def _show_statistics(tas: Active) -> bool:
     print("\n3. Statistics of all numbers, in one pass over the chunks\n")
     result = tas.run(("mean", "min", "max"))
     units = tas.attrs.get("units", "")
@@ -106,6 +109,7 @@ def _show_statistics(tas: Active) -> None:
     )
     verdict = "the same numbers" if same else f"OTHER NUMBERS: {expected}, count {whole.count()}"
     print(f"  checked: {library} reads the whole array and NumPy reduces it, in {seconds:.3f} s: {verdict}")
+    return same
 
 
 def _whole_array(tas: Active) -> tuple[str, np.ma.MaskedArray[Any, Any]]:
@@ -123,17 +127,28 @@ def _whole_array(tas: Active) -> tuple[str, np.ma.MaskedArray[Any, Any]]:
 
 
 def _show_pictures(tas: Active) -> None:
-    """Draw the mean of every latitude (at the lowest level), and how the mean changes from period to period."""
+    """Draw the year at the northernmost row of the lowest level, then the latitudes, or the years if there are few of those."""
     part = tas[:, 0] if "plev" in tas.dims else tas
-    level = f" at {_coordinate(tas, 'plev')[0] / 100:.0f} hPa" if "plev" in tas.dims else ""
-    units = tas.attrs.get("units", "")
-    print(f"\n4. The mean over time and longitude{level}, by latitude\n")
-    means = part.mean(axis=("time", "lon"))
-    print(bars([f"{latitude:7.2f}°" for latitude in _coordinate(tas, "lat")], np.ma.filled(means, np.nan), str(units)))
-    edges = np.linspace(0, len(part), _PERIODS + 1).astype(int)
-    series = [float(part[first:last].mean()) for first, last in zip(edges, edges[1:], strict=False)]
-    print(f"\n5. The mean{level} of {_PERIODS} periods of {edges[1]:,} steps, one after the other\n")
+    units = str(tas.attrs.get("units", ""))
+    latitudes = _coordinate(tas, "lat")
+    print(
+        f"\n4. The mean of every January, February, … at {latitudes[-1]:.1f}° north{_level(tas)}: 12 selections with a step\n"
+    )
+    year = np.array([float(part[month::12, -1].mean()) for month in range(12)])
+    print(bars(list(calendar.month_abbr)[1:], year, units))
+    if len(latitudes) > 4:
+        print(f"\n5. The mean over time and longitude{_level(tas)}, by latitude\n")
+        means = np.ma.filled(part.mean(axis=("time", "lon")), np.nan)
+        print(bars([f"{latitude:6.1f}°" for latitude in latitudes], means, units))
+        return
+    edges = range(0, len(part) + 1, _PERIOD)
+    series = [float(part[first:last].mean()) for first, last in pairwise(edges)]
+    print(f"\n5. The mean of {len(series)} periods of {_PERIOD // 12} years, one after the other{_level(tas)}\n")
     print(f"  {sparkline(series)}  from {series[0]:.2f} to {series[-1]:.2f} {units}")
+
+
+def _level(tas: Active) -> str:
+    return f", {_coordinate(tas, 'plev')[0] / 100:.0f} hPa" if "plev" in tas.dims else ""
 
 
 def _coordinate(tas: Active, name: str) -> np.ma.MaskedArray[Any, Any]:
@@ -177,6 +192,6 @@ def _show_commands(example: _Example, tas: Active) -> None:
     print(f"  FILE={shlex.quote(example.named)}")
     print(f'  activestore inspect "$FILE" {tas.name}')
     print(f'  activestore reduce "$FILE" {tas.name} --op mean,min,max')
-    print(f'  activestore reduce "$FILE" {tas.name} --axis time --select time=0:{len(tas) // 2} -o mean.nc\n')
+    print(f'  activestore reduce "$FILE" {tas.name} --axis time --select time=6::12 -o julys.nc\n')
     print("  from activestore import Active")
-    print(f"  Active({example.named!r}, {tas.name!r})[: {len(tas) // 2}].mean(axis='time')")
+    print(f"  Active({example.named!r}, {tas.name!r})[6::12].mean(axis='time')")
