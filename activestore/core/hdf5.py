@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import math
+import struct
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from activestore.core.variable import (
     grid_shape,
     no_such_variable,
 )
-from activestore.errors import NotNumericError, SourceError, UnsupportedError, VariableNotFoundError
+from activestore.errors import ActivestoreError, NotNumericError, SourceError, UnsupportedError
 
 __all__ = ["find_dataset", "load_plugins", "open_hdf5", "read_variable", "variable_names"]
 
@@ -61,6 +62,25 @@ def open_hdf5(source: ReadableSource) -> Iterator[h5py.File]:
         yield file
 
 
+# What h5py and NumPy raise where metadata contradict each other.
+_DAMAGE = (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError, struct.error)
+
+
+@contextmanager
+def _damage_named(uri: str, what: str) -> Iterator[None]:
+    """Turn whatever damaged metadata lead to into one error that names the file.
+
+    Raises:
+        SourceError: In place of any error that is not one of ours.
+    """
+    try:
+        yield
+    except ActivestoreError:
+        raise
+    except _DAMAGE as error:
+        raise SourceError(f"{uri}: {what} cannot be read ({error}); is it damaged?") from error
+
+
 def load_plugins() -> None:
     """Let the HDF5 library use the filters of hdf5plugin, where that is installed."""
     if importlib.util.find_spec("hdf5plugin") is not None:
@@ -69,21 +89,18 @@ def load_plugins() -> None:
 
 def variable_names(source: ReadableSource) -> list[str]:
     """Return the names of all variables, groups first: "group/var"."""
-    with open_hdf5(source) as file:
-        return _names(file)
+    with open_hdf5(source) as file, _damage_named(source.uri, "the list of variables"):
+        return list(_names(file, "", (file.id,)))
 
 
-def _names(file: h5py.File) -> list[str]:
-    found: list[str] = []
-
-    def visit(name: str, node: object) -> None:
+def _names(group: h5py.Group, folder: str, above: tuple[object, ...]) -> Iterator[str]:
+    """Yield the names of the variables in `group`, hard and soft links followed; `above` are the groups that lead to it."""
+    for key in group:
+        node = None if isinstance(group.get(key, getlink=True), h5py.ExternalLink) else group.get(key)
         if isinstance(node, h5py.Dataset) and not _is_dimension_only(node):
-            folder, _, last = name.rpartition("/")
-            last = last.removeprefix(_NOT_COORDINATE)
-            found.append(f"{folder}/{last}" if folder else last)
-
-    file.visititems(visit)
-    return found
+            yield folder + key.removeprefix(_NOT_COORDINATE)
+        elif isinstance(node, h5py.Group) and node.id not in above:
+            yield from _names(node, f"{folder}{key}/", (*above, node.id))
 
 
 def _is_dimension_only(dataset: h5py.Dataset) -> bool:
@@ -97,17 +114,11 @@ def read_variable(source: ReadableSource, name: str) -> Variable:
     Raises:
         VariableNotFoundError: There is none of that name; the message has the names that are near.
         NotNumericError: It holds text or records.
-        UnsupportedError: Its chunks are larger than any reader accepts.
+        UnsupportedError: Its chunks are larger than any reader accepts, or it is a link into another file.
         SourceError: The file is damaged.
     """
-    with open_hdf5(source) as file:
-        dataset = find_dataset(file, source.uri, name)
-        try:
-            return _variable(file, dataset, source, name.strip("/"))
-        except (RuntimeError, OSError, KeyError) as error:
-            if isinstance(error, SourceError | VariableNotFoundError | UnsupportedError):
-                raise
-            raise SourceError(f"{source.uri}: the metadata of {name!r} cannot be read: {error}") from error
+    with open_hdf5(source) as file, _damage_named(source.uri, f"the metadata of {name!r}"):
+        return _variable(file, find_dataset(file, source.uri, name), source, name.strip("/"))
 
 
 def find_dataset(file: h5py.File, uri: str, name: str) -> h5py.Dataset:
@@ -115,13 +126,16 @@ def find_dataset(file: h5py.File, uri: str, name: str) -> h5py.Dataset:
 
     Raises:
         VariableNotFoundError: There is none of that name; the message has the names that are near.
+        UnsupportedError: It is a link into another file.
     """
     folder, _, last = name.strip("/").rpartition("/")
     for candidate in (f"{folder}/{_NOT_COORDINATE}{last}", f"{folder}/{last}"):
         node = file.get(candidate.strip("/")) if last else None
         if isinstance(node, h5py.Dataset) and not _is_dimension_only(node):
+            if h5py.h5o.get_info(node.id).fileno != h5py.h5o.get_info(file.id).fileno:
+                raise UnsupportedError(f"{uri}: {name!r} is a link into {node.file.filename}; open that file instead")
             return node
-    raise no_such_variable(uri, name, _names(file))
+    raise no_such_variable(uri, name, list(_names(file, "", (file.id,))))
 
 
 def _variable(file: h5py.File, dataset: h5py.Dataset, source: ReadableSource, name: str) -> Variable:
