@@ -91,13 +91,15 @@ def read_missing(attrs: Mapping[str, object], dtype: np.dtype[np.generic], *, fi
     """
     native = dtype.newbyteorder("=")
     stored = {name: _as_stored(attrs.get(name), native) for name in _ATTRIBUTES}
-    if is_unsigned(attrs, dtype):
-        unsigned = native.str.replace("i", "u")
-        stored = {name: None if array is None else array.view(unsigned) for name, array in stored.items()}
+    unsigned = is_unsigned(attrs, dtype)
+    if unsigned:
+        view = native.str.replace("i", "u")
+        stored = {name: None if array is None else array.view(view) for name, array in stored.items()}
     values = [] if stored["missing_value"] is None else stored["missing_value"].tolist()
     if stored["_FillValue"] is not None:
         values += stored["_FillValue"].tolist()
-    elif filled or native.itemsize > 1:
+    elif not unsigned and (filled or native.itemsize > 1):
+        # The default fill values of signed types are negative: none of the numbers that `_Unsigned` makes equals one.
         default = np.array([_DEFAULT_FILL[native.str[1:]]], native) if native.str[1:] in _DEFAULT_FILL else None
         values += [] if default is None else default.tolist()
     span = stored["valid_range"]
