@@ -30,13 +30,18 @@ class Packing:
 def read_packing(attrs: Mapping[str, object]) -> Packing | None:
     """Return the packing that `attrs` describe, or None if the stored numbers are the values.
 
+    Where one of the two attributes is not a number, both are ignored, as netCDF4-python does.
+
     Examples:
         >>> read_packing({"scale_factor": np.float32(0.5)})
         Packing(scale=0.5, scale_dtype='<f4', offset=None, offset_dtype='<f8')
         >>> read_packing({}) is None
         True
     """
-    scale, offset = _number(attrs.get("scale_factor")), _number(attrs.get("add_offset"))
+    given = attrs.get("scale_factor"), attrs.get("add_offset")
+    scale, offset = (_number(value) for value in given)
+    if any(value is not None and number is None for value, number in zip(given, (scale, offset), strict=True)):
+        return None
     both = scale is not None and offset is not None
     if not both:
         scale = None if scale is None or scale == 1 else scale
@@ -74,7 +79,8 @@ def unpack(stored: npt.NDArray[Any], packing: Packing) -> npt.NDArray[Any]:
         return stored.astype(scale.dtype)
     if scale is not None:
         values = values * scale
-    return values if offset is None else values + offset
+    # NumPy makes scalars of arrays without dimensions, which nothing can be written to.
+    return np.asarray(values if offset is None else values + offset)
 
 
 def unpacked_dtype(dtype: np.dtype[np.generic], packing: Packing | None) -> np.dtype[np.generic]:

@@ -155,7 +155,7 @@ def _max_combine(a: State, b: State, na: Counts, nb: Counts) -> State:
 
 
 def _value_unpack(state: State, packing: Packing, count: Counts) -> State:
-    return (unpack(state[0], packing), *state[1:])
+    return (unpack(state[0], packing),)
 
 
 def _moments_chunk(cells: ChunkValues) -> State:
@@ -236,12 +236,13 @@ MAX = Component("max", _max_chunk, _max_combine, _value_unpack)
 MOMENTS = Component("moments", _moments_chunk, _moments_combine, _moments_unpack)
 ANY = Component("any", _any_chunk, _any_combine, None)
 ALL = Component("all", _all_chunk, _all_combine, None)
-ARGMIN = Component("argmin", _argmin_chunk, partial(_arg_combine, np.less), _value_unpack)
-ARGMAX = Component("argmax", _argmax_chunk, partial(_arg_combine, np.greater), _value_unpack)
+# Numbers that differ as stored can be equal when unpacked, and then the first of them counts.
+ARGMIN = Component("argmin", _argmin_chunk, partial(_arg_combine, np.less), None)
+ARGMAX = Component("argmax", _argmax_chunk, partial(_arg_combine, np.greater), None)
 
 VALUES = Component("values", _values_chunk, _sum_combine, None)
 
-_MIRROR = {"min": MAX, "max": MIN, "argmin": ARGMAX, "argmax": ARGMIN}
+_MIRROR = {"min": MAX, "max": MIN}
 
 
 def stored_component(component: Component, packing: Packing | None) -> Component:

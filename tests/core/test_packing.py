@@ -1,0 +1,96 @@
+"""Unpacking: the numbers and types of netCDF4-python."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import netCDF4
+import numpy as np
+import pytest
+
+from activestore import Active
+from activestore.core.packing import read_packing, unpack, unpacked_dtype
+
+ATTRS: dict[str, dict[str, Any]] = {
+    "scale of single precision": {"scale_factor": np.float32(0.1)},
+    "scale of double precision": {"scale_factor": np.float64(0.1)},
+    "negative scale": {"scale_factor": np.float64(-0.25), "add_offset": np.float64(1)},
+    "offset only": {"add_offset": np.float64(273.15)},
+    "mixed precision": {"scale_factor": np.float32(0.1), "add_offset": np.float64(0.1)},
+    "mixed precision, the other way": {"scale_factor": np.float64(0.1), "add_offset": np.float32(0.1)},
+    "scale 1": {"scale_factor": np.float64(1)},
+    "offset 0": {"add_offset": np.float64(0)},
+    "scale 1 and offset 0": {"scale_factor": np.float32(1), "add_offset": np.float32(0)},
+    "scale 1 and an offset": {"scale_factor": np.float32(1), "add_offset": np.float32(7)},
+    "scale and offset 0": {"scale_factor": np.float32(0.5), "add_offset": np.float64(0)},
+    "integers": {"scale_factor": np.int16(2), "add_offset": np.int32(100)},
+    "an offset that is not a number": {"scale_factor": np.float64(0.5), "add_offset": "none"},
+    "a scale that is not a number": {"scale_factor": "none", "add_offset": np.float64(1)},
+    "several scales": {"scale_factor": np.array([1.0, 2.0]), "add_offset": np.float64(1)},
+}
+
+
+@pytest.mark.parametrize("case", ATTRS)
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "i4", "u8", "f4", "f8"])
+def test_values_and_type_are_those_of_netcdf4(case: str, dtype: str, tmp_path: Path) -> None:
+    stored = np.array([0, 1, 2, 100, 101], dtype)
+    with netCDF4.Dataset(tmp_path / "a.nc", "w") as file:
+        file.createDimension("d", len(stored))
+        variable = file.createVariable("x", dtype, ("d",), fill_value=False)
+        variable.set_auto_maskandscale(False)
+        variable.setncatts(ATTRS[case])
+        variable[...] = stored
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with netCDF4.Dataset(tmp_path / "a.nc") as file:
+            wanted = file["x"][...]
+    active = Active(tmp_path / "a.nc", "x")
+    assert active.dtype == wanted.dtype
+    assert active.read().tolist() == wanted.tolist()
+    assert (active.min(), active.max()) == (wanted.min(), wanted.max())
+    assert active.min().dtype == wanted.dtype
+
+
+def test_a_negative_scale_swaps_least_and_greatest(tmp_path: Path) -> None:
+    with netCDF4.Dataset(tmp_path / "a.nc", "w") as file:
+        file.createDimension("d", 4)
+        variable = file.createVariable("x", "i2", ("d",))
+        variable.set_auto_maskandscale(False)
+        variable.scale_factor = np.float64(-2)
+        variable[...] = np.array([1, 5, 5, 3], "i2")
+    active = Active(tmp_path / "a.nc", "x")
+    assert active.reduce(("min", "max", "argmin", "argmax", "ptp", "sum")) == {
+        "min": -10,
+        "max": -2,
+        "argmin": 1,
+        "argmax": 0,
+        "ptp": 8,
+        "sum": -28,
+    }
+
+
+@pytest.mark.parametrize("reduction", ["argmin", "argmax"])
+def test_the_first_of_values_that_unpacking_makes_equal(reduction: str, tmp_path: Path) -> None:
+    # The offset swallows the difference of the stored numbers, as it does in netCDF4-python.
+    with netCDF4.Dataset(tmp_path / "a.nc", "w") as file:
+        file.createDimension("d", 3)
+        variable = file.createVariable("x", "i2", ("d",))
+        variable.set_auto_maskandscale(False)
+        variable.add_offset = np.float64(1e20)
+        variable[...] = np.array([2, 3, 1], "i2")
+    with netCDF4.Dataset(tmp_path / "a.nc") as file:
+        wanted = getattr(np.asarray(file["x"][...]), reduction)()
+    assert Active(tmp_path / "a.nc", "x").reduce(reduction) == wanted == 0
+
+
+def test_an_array_without_dimensions_stays_an_array() -> None:
+    packing = read_packing({"scale_factor": np.float32(2)})
+    assert packing is not None
+    assert isinstance(unpack(np.array(3, "i2"), packing), np.ndarray)
+
+
+def test_types_follow_the_attributes() -> None:
+    packing = read_packing({"scale_factor": np.float32(2)})
+    assert unpacked_dtype(np.dtype(">i2"), packing) == np.dtype("f4")
+    assert unpacked_dtype(np.dtype("i4"), packing) == np.dtype("f8")
+    assert unpacked_dtype(np.dtype(">f8"), None) == np.dtype("f8")
