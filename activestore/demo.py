@@ -122,7 +122,9 @@ def _whole_array(tas: Active) -> tuple[str, np.ma.MaskedArray[Any, Any]]:
             return "netCDF4", np.ma.asanyarray(dataset[name][...])
     with h5py.File(path) as file:
         dataset = file[name]
-        fills = [dataset.attrs[key] for key in ("_FillValue", "missing_value") if key in dataset.attrs]
+        fills = np.append(
+            [dataset.attrs[key] for key in ("_FillValue", "missing_value") if key in dataset.attrs], dataset.fillvalue
+        )
         return "h5py", np.ma.masked_where(np.isin(dataset[...], fills), dataset[...])
 
 
