@@ -144,9 +144,6 @@ def _variable(file: h5py.File, dataset: h5py.Dataset, source: ReadableSource, na
     plist = dataset.id.get_create_plist()
     dims, shape = _dimensions(file, dataset)
     layout = _layout(plist)
-    fill = np.zeros((), stored)
-    if plist.fill_value_defined() != h5py.h5d.FILL_VALUE_UNDEFINED:
-        plist.get_fill_value(fill)
     user_filled = plist.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
     dtype = stored
     if is_unsigned(attrs, stored):
@@ -166,7 +163,7 @@ def _variable(file: h5py.File, dataset: h5py.Dataset, source: ReadableSource, na
         chunk_shape=chunk_shape,
         codecs=_codecs(plist),
         extent=dataset.shape,
-        fill=fill.tobytes(),
+        fill=_fill(plist, stored, lagging=shape != dataset.shape),
         missing=read_missing(attrs, stored, filled=user_filled),
         packing=read_packing(attrs),
         table=_table(file, dataset, source, layout=layout, shape=shape, chunk_shape=chunk_shape),
@@ -209,6 +206,18 @@ def _attribute(value: Any) -> object:  # Any: h5py gives whatever the file holds
     return value
 
 
+def _fill(plist: Any, stored: np.dtype[np.generic], *, lagging: bool) -> bytes:  # Any: h5py's low level is untyped
+    """Return the stored number that cells have which were never written; `lagging` if the variable lacks whole records."""
+    fill = np.zeros((), stored)
+    default = read_missing({}, stored, filled=True).values
+    if plist.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED:
+        plist.get_fill_value(fill)
+    elif lagging and default:
+        # HDF5 would give zeros, but these records are netCDF's, and it fills them with its own default.
+        fill[...] = default[0]
+    return fill.tobytes()
+
+
 def _layout(plist: Any) -> Layout:  # Any: h5py's low level is untyped
     if plist.get_external_count():
         return "external"
@@ -227,42 +236,55 @@ def _codecs(plist: Any) -> tuple[Codec, ...]:  # Any: h5py's low level is untype
 
 def _dimensions(file: h5py.File, dataset: h5py.Dataset) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return names and lengths; an unlimited dimension can be longer than what this variable has stored."""
-    scales = [_scale(file, dataset, dim) for dim in range(dataset.ndim)]
     names, lengths = [], []
-    for dim, scale in enumerate(scales):
-        length = dataset.shape[dim]
-        if scale is None:
-            names.append(f"dim_{dim}")
-        else:
-            names.append(scale.name.rpartition("/")[2])
-            if dataset.maxshape[dim] is None and scale.ndim:
-                length = max(length, scale.shape[0])
-        lengths.append(length)
+    for dim, length in enumerate(dataset.shape):
+        scale = _scale(dataset, dim)
+        names.append(f"dim_{dim}" if scale is None else scale.name.rpartition("/")[2])
+        grows = scale is not None and dataset.maxshape[dim] is None
+        lengths.append(max(length, _unlimited_length(file, scale)) if grows else length)
     return tuple(names), tuple(lengths)
 
 
-def _scale(file: h5py.File, dataset: h5py.Dataset, dim: int) -> h5py.Dataset | None:
+def _unlimited_length(file: h5py.File, scale: h5py.Dataset) -> int:
+    """Return the length of an unlimited dimension: that of the longest variable, its own scale may lag behind."""
+    lengths = list(scale.shape[:1])
+    for reference, dim in scale.attrs.get("REFERENCE_LIST", ()):
+        try:
+            lengths.append(file[reference].shape[dim])
+        except (LookupError, OSError, RuntimeError, TypeError, ValueError):
+            continue  # a variable that was deleted leaves its reference behind
+    return max(lengths, default=0)
+
+
+def _scale(dataset: h5py.Dataset, dim: int) -> h5py.Dataset | None:
     """Return the dimension scale of one dimension; a coordinate variable is its own."""
     attrs = dataset.attrs
     if "DIMENSION_LIST" in attrs:
         attached = dataset.dims[dim]
         return attached[0] if len(attached) else None
-    is_scale = attrs.get("CLASS") == b"DIMENSION_SCALE"
-    if is_scale and "_Netcdf4Coordinates" in attrs:
-        wanted = int(np.atleast_1d(attrs["_Netcdf4Coordinates"])[dim])
-        return _scale_of_id(dataset.parent, wanted)
-    return dataset if is_scale and dim == 0 else None
+    numbers = np.atleast_1d(attrs.get("_Netcdf4Coordinates", ()))
+    found = _scale_of_id(dataset.parent, int(numbers[dim])) if len(numbers) == dataset.ndim else None
+    return dataset if found is None and dim == 0 and _is_scale(dataset) else found
+
+
+def _is_scale(dataset: h5py.Dataset) -> bool:
+    return bool(dataset.attrs.get("CLASS") == b"DIMENSION_SCALE")
 
 
 def _scale_of_id(group: h5py.Group, wanted: int) -> h5py.Dataset | None:
     """Return netCDF's dimension `wanted`, from this group or one above it."""
     while True:
         for node in group.values():
-            if isinstance(node, h5py.Dataset) and int(np.atleast_1d(node.attrs.get("_Netcdf4Dimid", -1))[0]) == wanted:
+            # Variables that are no scales carry the number of their first dimension.
+            if isinstance(node, h5py.Dataset) and _is_scale(node) and _dimension_id(node) == wanted:
                 return node
         if group.name == "/":
             return None
         group = group.parent
+
+
+def _dimension_id(scale: h5py.Dataset) -> int:
+    return int(np.atleast_1d(scale.attrs.get("_Netcdf4Dimid", -1))[0])
 
 
 def _table(
