@@ -20,8 +20,9 @@ lint: $(STAMPS)-lint
 types: $(STAMPS)-lint
 	$(BIN)/mypy
 
-docs: $(STAMPS)-docs
-	$(BIN)/mkdocs build --strict --quiet
+docs: $(STAMPS)-docs $(STAMPS)-all,test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m pytest --quiet tests/test_docs.py -k site
 
 bench: $(STAMPS)-all,bench
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
@@ -14,14 +15,14 @@ import numpy.typing as npt
 
 from activestore.core.aggregate import Aggregator
 from activestore.core.backend import Backend
-from activestore.core.dispatch import Fallback, default_workers, run
+from activestore.core.dispatch import Fallback, Outcome, default_workers, run
 from activestore.core.metadata import read_variable
 from activestore.core.plan import Plan, ReductionRequest, normalize_axes, plan
 from activestore.core.reductions import READ, Reduction, find_reduction, variance
 from activestore.core.selection import Selection
 from activestore.core.variable import Variable
 from activestore.display import chunk_grid_svg, page
-from activestore.errors import ConfigurationError, ReductionError, SourceError
+from activestore.errors import ConfigurationError, FallbackWarning, ReductionError, SourceError
 from activestore.explanation import Explanation, explain
 from activestore.plugins import default_plugins
 from activestore.result import Report, Result
@@ -86,7 +87,7 @@ class Active:
             workers: How many chunks are computed at once; as many as there are processors by default.
             executor: Where chunks are computed, in place of threads of our own; any `concurrent.futures.Executor`.
             fallback: "local" computes here what the backend cannot do; "error" refuses it before any data are read.
-            progress: Whether runs show a progress bar (needs tqdm: `pip install activestore[progress]`).
+            progress: Whether runs show a progress bar (needs tqdm: `pip install "activestore[progress]"`).
 
         Raises:
             SourceNotFoundError: There is no such file.
@@ -252,6 +253,9 @@ class Active:
             SourceError: The file cannot be read, or has changed since it was opened.
             SumOverflowError: A sum of integers does not fit into 64 bits.
 
+        Warns:
+            FallbackWarning: Chunks were computed locally because the backend could not; the report says why.
+
         Examples:
             >>> result = Active("docs/tas.nc", "tas").run(("min", "max"), axis="time")
             >>> result.values["max"].shape, result.count.shape
@@ -276,6 +280,7 @@ class Active:
             )
             name = backend.name
         self._check_unchanged()
+        _warn_of(outcome, len(work), name)
         values, count = aggregator.values(keepdims=keepdims)
         report = Report(
             source=source.uri,
@@ -359,7 +364,7 @@ class Active:
         return self.reduce("max", axis, keepdims=keepdims, skipna=skipna)
 
     def ptp(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
-        """Return the greatest value minus the least along `axis`; of integers as int64. Parameters as for `run`."""
+        """Return the greatest value minus the least along `axis`; of signed integers as int64. Parameters as for `run`."""
         return self.reduce("ptp", axis, keepdims=keepdims, skipna=skipna)
 
     def var(
@@ -419,7 +424,7 @@ class Active:
         try:
             from tqdm.auto import tqdm  # noqa: PLC0415  # optional, and slow to import
         except ImportError as error:
-            raise ConfigurationError("progress=True needs tqdm: pip install activestore[progress]") from error
+            raise ConfigurationError("progress=True needs tqdm: pip install 'activestore[progress]'") from error
         with tqdm(total=chunks, desc=self.name, unit="chunk") as bar:
             yield bar.update
 
@@ -430,6 +435,14 @@ class Active:
 
     def _repr_html_(self) -> str:
         return page(repr(self), chunk_grid_svg(self.plan("count")))
+
+
+def _warn_of(outcome: Outcome, chunks: int, backend: str) -> None:
+    """Say once a run that chunks were not computed where the user asked."""
+    if outcome.reasons:
+        why = "; ".join(outcome.reasons)
+        message = f"{sum(outcome.reasons.values())} of {chunks} chunks were computed locally, not by {backend}: {why}"
+        warnings.warn(message, FallbackWarning, stacklevel=4)
 
 
 def _checked(options: _Options) -> _Options:
@@ -446,4 +459,6 @@ def _checked(options: _Options) -> _Options:
         raise ConfigurationError(f"executor={options.executor!r} is not a concurrent.futures.Executor")
     if not isinstance(options.backend, (str, Backend)):
         raise ConfigurationError(f"backend={options.backend!r} is neither a name nor a backend")
+    if isinstance(options.backend, str):
+        default_plugins().find(options.backend)
     return options

@@ -18,6 +18,8 @@ ActivestoreError
 └── ConfigurationError         (ValueError)           a setting that is not understood
 ```
 
+`FallbackWarning` (UserWarning) says that chunks were computed locally because the backend could not.
+
 Each derives from the builtin that a caller would expect as well, so `except FileNotFoundError` works.
 A message says what went wrong, where (source, variable, chunk), and what to try; the cause is kept.
 """
@@ -33,6 +35,7 @@ __all__ = [
     "ChunkTimeoutError",
     "ConfigurationError",
     "CorruptChunkError",
+    "FallbackWarning",
     "NotNumericError",
     "ReductionError",
     "SelectionError",
@@ -107,6 +110,10 @@ class ChunkTimeoutError(ActivestoreError, TimeoutError):
 
 class ConfigurationError(ActivestoreError, ValueError):
     """A setting is not understood."""
+
+
+class FallbackWarning(UserWarning):
+    """Chunks were computed locally, because the backend that was asked could not; the report says how many and why."""
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def variable_record(variable: Variable) -> dict[str, Any]:  # Any: what JSON has
 
 def variables_table(variables: Sequence[Variable | Unlisted]) -> str:
     """Return a line for each variable."""
-    head = ("name", "dimensions", "type", "chunks", "layout", "codecs", "stored", "decoded", "units", "long name")
+    head = ("name", "dimensions", "type", "chunks", "layout", "codecs", "stored", "decoded", "units", "meaning")
     rows = [head, *(_row(variable) for variable in variables if isinstance(variable, Variable))]
     others = [(one.name, one.reason) for one in variables if isinstance(one, Unlisted)]
     return "\n".join(([columns(rows)] if rows[1:] else []) + ([columns(others)] if others else []))
@@ -273,9 +273,14 @@ def result_text(result: Result) -> str:
         if np.size(result.count) > _SHOWN:
             lines.append(f"{np.size(result.count):,} numbers: -o result.nc keeps them all, --json prints them all")
     else:
-        rows = [(name, f"{_number(value)}{_unit_suffix(result, name)}") for name, value in result.values.items()]
+        rows = [(name, _with_units(result, name)) for name in result.values]
         lines = [columns([*rows, *([] if "count" in result.values else [("count", _number(result.count))])])]
     return "\n".join([*map(printable, lines), "", printable(result.report)])
+
+
+def _with_units(result: Result, reduction: str) -> str:
+    value = result.values[reduction]
+    return "masked: no valid value" if value is np.ma.masked else f"{_number(value)}{_unit_suffix(result, reduction)}"
 
 
 def _unit_suffix(result: Result, reduction: str) -> str:
@@ -298,8 +303,6 @@ def _cell(value: object) -> str:
 
 
 def _number(value: Any) -> str:  # Any: a NumPy number
-    if value is np.ma.masked:
-        return "masked: no valid value"
     number = np.asarray(value)
     if number.dtype.kind in "iu":
         return f"{int(number):,}"

@@ -67,12 +67,11 @@ class Plugins:
         """Every backend's record."""
         return tuple(self._records.values())
 
-    def open(self, name: str, source: ReadableSource) -> Backend:
-        """Return the backend `name`, opened for `source`.
+    def find(self, name: str) -> BackendRecord:
+        """Return the record of the backend `name`.
 
         Raises:
-            ConfigurationError: There is none of that name.
-            BackendUnavailableError: It cannot be used here.
+            ConfigurationError: There is none of that name; the message has the one that is near.
         """
         record = self._records.get(name)
         if record is None:
@@ -80,6 +79,16 @@ class Plugins:
             advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, self._records))}"
             broken = f" (the plugin {name!r} did not load: {self.broken[name]})" if name in self.broken else ""
             raise ConfigurationError(f"no backend {name!r}; {advice}{broken}")
+        return record
+
+    def open(self, name: str, source: ReadableSource) -> Backend:
+        """Return the backend `name`, opened for `source`.
+
+        Raises:
+            ConfigurationError: There is none of that name.
+            BackendUnavailableError: It cannot be used here.
+        """
+        record = self.find(name)
         problem = record.available()
         if problem is not None:
             raise BackendUnavailableError(f"the backend {name!r} cannot be used here: {problem}")

@@ -33,7 +33,7 @@ class Report:
     seconds: float
     """How long the run took, by the clock."""
     workers: int
-    """How many chunks could be computed at once."""
+    """How many chunks were computed at once: threads, or work that an executor was given at a time."""
     reasons: Mapping[str, int] = field(default_factory=dict)
     """Why chunks were not computed by the backend that was asked, and how many."""
 

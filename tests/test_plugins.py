@@ -110,7 +110,7 @@ def test_what_cannot_be_used_says_why(installed):
 
 def test_an_unknown_name_says_what_is_near(path):
     with pytest.raises(ConfigurationError, match="no backend 'posx'; did you mean 'posix'"):
-        Active(path, "tas", backend="posx").mean()
+        Active(path, "tas", backend="posx")
 
 
 def test_the_hook_is_pluggys():

@@ -85,7 +85,7 @@ def _hdf5_error(task: ChunkTask, error: Exception) -> CorruptChunkError | Unsupp
         named = " and ".join(repr(codec.id) for codec in missing)
         return UnsupportedError(
             f"{task.describe()}: nothing installed can undo the filter {named}; "
-            "install activestore[codecs], or the HDF5 plugin of that filter"
+            "pip install 'activestore[codecs]', or the HDF5 plugin of that filter"
         )
     return CorruptChunkError(f"{task.describe()}: the HDF5 library cannot read it through {names or 'its layout'}: {error}")
 

@@ -56,7 +56,7 @@ class Tally:
     """Numbers selected."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Plan:
     """The touched chunks as a grid of their own; the task of each is made when it is asked for."""
 
@@ -76,6 +76,10 @@ class Plan:
 
     def __len__(self) -> int:
         return math.prod(self.grid_shape)
+
+    def __repr__(self) -> str:
+        names = ", ".join(reduction.name for reduction in self.request.reductions)
+        return f"<Plan: {names} of {self.variable.name!r}, {len(self):,} chunks in a grid of {self.grid_shape}>"
 
     def tasks(self) -> Iterator[ChunkTask]:
         """Yield the task of every touched chunk, in grid order."""

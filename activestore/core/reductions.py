@@ -56,7 +56,7 @@ class Reduction:
         combine: Callable[[Any, Any], Any],
         finalize: Callable[[Any, Counts], Any],
     ) -> "Reduction":
-        """Return a reduction made of the user's own three functions, which run in this process.
+        """Return a reduction made of the user's own three functions, which run where the local backend runs.
 
         Parameters:
             name: What results call it.

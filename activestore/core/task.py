@@ -109,7 +109,7 @@ class TaskTemplate:
     """Shape of the selection, dropped dimensions included."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ChunkTask:
     """One chunk's work: numbers, strings and tuples, and no credentials."""
 
@@ -141,6 +141,9 @@ class ChunkTask:
     """Where that part lies in the selection."""
     first: bool
     """Whether it is the first chunk, in grid order, of the cells of the result that it reaches."""
+
+    def __repr__(self) -> str:
+        return f"<ChunkTask {self.sequence}: {self.describe()}>"
 
     def describe(self) -> str:
         """Return what a message says of this chunk: file, variable, chunk and offset."""

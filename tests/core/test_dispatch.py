@@ -16,7 +16,7 @@ import pytest
 from activestore import Active, Capabilities
 from activestore.backends.posix import PosixBackend
 from activestore.core import dispatch
-from activestore.errors import BackendError, BackendRefusedError, CorruptChunkError
+from activestore.errors import BackendError, BackendRefusedError, CorruptChunkError, FallbackWarning
 from activestore.source import open_source
 
 DATA = np.random.default_rng(1).normal(size=(40, 30, 20)).astype("f4")
@@ -149,7 +149,8 @@ def test_what_the_backend_cannot_do_is_done_locally_and_reported(path):
     class OnlySums(Wrapped):
         capabilities = Capabilities(components=frozenset({"sum"}))
 
-    result = Active(path, "x", backend=OnlySums(path)).run(("mean", "max"))
+    with pytest.warns(FallbackWarning, match="not by wrapped: the component 'max'"):
+        result = Active(path, "x", backend=OnlySums(path)).run(("mean", "max"))
     assert result.values["max"] == DATA.max()
     assert result.report.where == {"local fallback": result.report.chunks}
     assert result.report.reasons == {"the component 'max'": result.report.chunks}
@@ -171,7 +172,8 @@ def test_a_failing_backend_is_replaced_chunk_by_chunk(path):
         if task.sequence % 2:
             raise BackendError("the store said no")
 
-    result = Active(path, "x", backend=Wrapped(path, fail)).run("sum")
+    with pytest.warns(FallbackWarning, match="the store said no"):
+        result = Active(path, "x", backend=Wrapped(path, fail)).run("sum")
     np.testing.assert_allclose(result.value, DATA.sum(dtype="f8"), rtol=1e-12)
     assert result.report.where["local fallback"] == result.report.chunks // 2
     assert result.report.reasons == {"the store said no": result.report.chunks // 2}
