@@ -194,16 +194,25 @@ def _attributes(dataset: h5py.Dataset) -> dict[str, object]:
 
 
 def _attribute(value: Any) -> object:  # Any: h5py gives whatever the file holds
+    """Return a value that can be pickled, as netCDF4-python has it: text decoded, numbers in native byte order."""
     if isinstance(value, h5py.Empty):
-        return ""
+        return "" if value.dtype.kind in "SUO" else np.zeros(0, value.dtype.newbyteorder("="))
+    if not isinstance(value, np.ndarray):
+        return _item(value)
+    if value.dtype.hasobject or value.dtype.kind == "S":
+        items = [_item(item) for item in value.ravel().tolist()]
+        return items[0] if len(items) == 1 else items
+    native = value.astype(value.dtype.newbyteorder("="), copy=False)
+    return native.reshape(-1)[0] if native.size == 1 else native
+
+
+def _item(value: Any) -> object:  # Any: h5py gives whatever the file holds
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    if isinstance(value, np.ndarray) and value.dtype.kind in "SO":
-        texts = [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in value.ravel().tolist()]
-        return texts[0] if len(texts) == 1 else texts
-    if isinstance(value, np.ndarray) and value.size == 1:
-        return value.reshape(-1)[0]
-    return value
+    if isinstance(value, (h5py.Reference, h5py.RegionReference)):
+        return "<reference>"
+    record = value.item() if isinstance(value, np.void) and value.dtype.names else value
+    return tuple(_item(item) for item in record) if isinstance(record, tuple) else record
 
 
 def _fill(plist: Any, stored: np.dtype[np.generic], *, lagging: bool) -> bytes:  # Any: h5py's low level is untyped
