@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -121,11 +122,17 @@ def _run(given: list[str]) -> int:
     try:
         arguments = _parser().parse_args(given)
         arguments.command_line = shlex.join(["activestore", *given])
-        code: int = arguments.run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code: int = arguments.run(arguments)
         return code
     finally:
         # Here a reader that has gone is noticed, and not when Python ends.
         sys.stdout.flush()
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"activestore: warning: {' '.join(printable(message).split())}", file=sys.stderr)
 
 
 def _failed(message: str, code: int) -> int:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 
 import h5py
 import netCDF4
@@ -367,6 +368,19 @@ def test_messages_stay_on_one_line(capsys, tas, monkeypatch):
 
     monkeypatch.setattr(Active, "run", fail)
     assert failure(capsys, 1, "reduce", "tas.nc", "tas") == "activestore: error: first second\\x1b[31m\n"
+
+
+@pytest.mark.filterwarnings("always")
+def test_warnings_are_one_line(capsys, tas, monkeypatch):
+    run = Active.run
+
+    def warn(*args, **kwargs):
+        warnings.warn("2 chunks were computed here:\nthe backend cannot", stacklevel=2)
+        return run(*args, **kwargs)
+
+    monkeypatch.setattr(Active, "run", warn)
+    assert cli.main(["reduce", "tas.nc", "tas"]) == 0
+    assert capsys.readouterr().err == "activestore: warning: 2 chunks were computed here: the backend cannot\n"
 
 
 def test_interrupt(capsys, tas, monkeypatch):
