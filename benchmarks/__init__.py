@@ -1,0 +1,1 @@
+"""Time and memory of activestore beside every peer, and beside what the machine allows: `python -m benchmarks`."""

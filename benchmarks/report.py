@@ -1,0 +1,130 @@
+"""Tables of what was measured, and whether the targets are met."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Target", "best", "failure", "plain_table", "reduction_table", "verdicts"]
+
+_RIGHT = 1e-6
+"""Relative error up to which a number is right: single precision has 6e-8."""
+
+Runs = Sequence[Mapping[str, Any]]
+"""What the rounds gave for one contender."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Something that should hold."""
+
+    text: str
+    got: float | None
+    """None where it could not be measured."""
+    limit: float
+    unit: str
+    at_least: bool = False
+    """Whether larger is better."""
+
+
+def best(runs: Runs) -> float | None:
+    """Return the shortest time, None if no run succeeded."""
+    return min((run["seconds"] for run in runs if "seconds" in run), default=None)
+
+
+def failure(runs: Runs) -> str | None:
+    """Return why a run failed, if one did."""
+    return next((run["failed"] for run in runs if "failed" in run), None)
+
+
+def reduction_table(runs: Mapping[str, Runs], *, ours: str, bounds: Sequence[str]) -> list[str]:
+    """Return the lines of a table of contenders that compute the same."""
+    fastest = fastest_peer(runs, ours=ours, bounds=bounds)
+    rows = [("", "best s", "median s", "CPU s", "speed", "peak MB", "value", "rel. error")]
+    for name, of_name in runs.items():
+        reason = failure(of_name)
+        if reason is not None:
+            rows.append((_labelled(name, of_name), f"failed: {reason}"))
+            continue
+        bound = name in bounds
+        rows.append(
+            (
+                _labelled(name, of_name),
+                *_times(of_name),
+                "" if bound or fastest is None else f"{fastest / (best(of_name) or 1):.2f}x",
+                "" if bound else f"{_peak(of_name):.0f}",
+                "" if bound else f"{of_name[0]['value']:.9g}",
+                "" if bound else _correctness(of_name),
+            )
+        )
+    return [*_aligned(rows), "  speed: how many times as fast as the fastest peer (best of each)"]
+
+
+def plain_table(runs: Mapping[str, Runs]) -> list[str]:
+    """Return the lines of a table of times and memory."""
+    rows = [("", "best s", "median s", "CPU s", "peak MB")]
+    for name, of_name in runs.items():
+        reason = failure(of_name)
+        if reason is not None:
+            rows.append((name, f"failed: {reason}"))
+        else:
+            rows.append((name, *_times(of_name), f"{_peak(of_name):.0f}"))
+    return _aligned(rows)
+
+
+def fastest_peer(runs: Mapping[str, Runs], *, ours: str, bounds: Sequence[str]) -> float | None:
+    """Return the best time of anybody else, right or wrong."""
+    times = [best(of_name) for name, of_name in runs.items() if name != ours and name not in bounds]
+    return min((time for time in times if time is not None), default=None)
+
+
+def peak(runs: Runs) -> float | None:
+    """Return the highest peak of memory in megabytes, None if no run succeeded."""
+    return max((run["peak"] for run in runs if "peak" in run), default=None)
+
+
+def verdicts(targets: Sequence[Target]) -> list[str]:
+    """Return a line for each target: met or not."""
+    lines = []
+    for target in targets:
+        bound = f"{'>=' if target.at_least else '<='} {target.limit:g} {target.unit}"
+        if target.got is None:
+            lines.append(f"  target {target.text} {bound}: not measured")
+            continue
+        met = target.got >= target.limit if target.at_least else target.got <= target.limit
+        lines.append(f"  target {target.text} {bound}: {target.got:.3g} {target.unit}, {'met' if met else 'NOT MET'}")
+    return lines
+
+
+def _times(runs: Runs) -> tuple[str, str, str]:
+    seconds = [run["seconds"] for run in runs]
+    processor = statistics.median(run["processor"] for run in runs)
+    return f"{min(seconds):.3f}", f"{statistics.median(seconds):.3f}", f"{processor:.3f}"
+
+
+def _peak(runs: Runs) -> float:
+    return peak(runs) or 0.0
+
+
+def _labelled(name: str, runs: Runs) -> str:
+    version = next((run["version"] for run in runs if run.get("version")), "")
+    return f"{name} {version}".strip()
+
+
+def _correctness(runs: Runs) -> str:
+    errors = [run["error"] for run in runs]
+    if None in errors:
+        return "WRONG: other values are missing"
+    return f"{max(errors):.1e}" if max(errors) <= _RIGHT else f"{max(errors):.1e} WRONG"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the rows with their columns aligned: the first to the left, the others to the right."""
+    whole = [row for row in rows if len(row) == len(rows[0])]
+    widths = [max(len(row[i]) for row in whole) for i in range(len(rows[0]))]
+    widths[0] = max(len(row[0]) for row in rows)
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)] if row in whole else row[1:]
+        lines.append("  ".join(["", row[0].ljust(widths[0]), *cells]).rstrip())
+    return lines

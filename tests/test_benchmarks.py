@@ -1,0 +1,80 @@
+"""The benchmark harness runs, finds our numbers right, and tells what failed; no time is judged."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.skipif(not (ROOT / "benchmarks").is_dir(), reason="only where the whole repository is")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+def bench(files, *arguments, packages=""):
+    """Return the JSON and the text of one run on tiny files."""
+    found = files / "found.json"
+    command = [sys.executable, "-m", "benchmarks", "--small", "--rounds", "1", "--data", files, "--json", found, *arguments]
+    environment = os.environ | {"PYTHONPATH": str(packages)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(found.read_text())["results"], done.stdout
+
+
+def test_every_case_of_ours_runs_and_is_right(files):
+    cases = ("mean-deflate", "mean-raw", "std-deflate", "several-deflate", "map-deflate", "series-deflate")
+    results, text = bench(
+        files, *(word for case in cases for word in ("--only", case)), "--with", "activestore", "--with", "alone"
+    )
+    assert tuple(results) == cases
+    for case in cases:
+        (run,) = results[case]["activestore"]
+        assert run["error"] < 1e-12, case
+        assert all(math.isfinite(run[column]) for column in ("seconds", "processor", "peak"))
+    assert "WRONG" not in text
+    assert "failed" not in text
+
+
+def test_the_plan_of_many_chunks(files):
+    results, _ = bench(files, "--only", "plan")
+    for name in ("activestore, cold", "activestore, the same again", "activestore, variable open"):
+        assert [run["chunks"] for run in results["plan"][name]] == [18 * 7]
+
+
+def test_a_peer_that_fails_keeps_its_row(files):
+    packages = files / "packages"
+    packages.mkdir()
+    (packages / "netCDF4.py").write_text("raise ImportError('not today')")
+    # The files are made by netCDF4-python: first with it, then without.
+    bench(files, "--only", "mean-raw", "--with", "activestore")
+    results, text = bench(files, "--only", "mean-raw", "--with", "netCDF4 + NumPy", packages=packages)
+    assert results["mean-raw"]["netCDF4 + NumPy"] == [{"failed": "ImportError: not today"}]
+    assert "failed: ImportError: not today" in text
+
+
+def test_a_wrong_number_is_marked_and_the_targets_are_judged():
+    code = """
+from benchmarks.report import Target, reduction_table, verdicts
+run = {"seconds": 2.0, "processor": 3.0, "peak": 100.0, "value": 1.5, "error": 0.0, "version": "1.0"}
+runs = {"ours": [run], "far": [run | {"error": 1e-3}], "holes": [run | {"error": None, "seconds": 1.0}]}
+print(*reduction_table(runs, ours="ours", bounds=()), sep="\\n")
+print(*verdicts([Target("a", 3, 2, "x", at_least=True), Target("b", 3, 2, "x"), Target("c", None, 2, "x")]), sep="\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    rows = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert rows["ours"].split() == ["ours", "1.0", "2.000", "2.000", "3.000", "0.50x", "100", "1.5", "0.0e+00"]
+    assert rows["far"].endswith("1.0e-03 WRONG")
+    assert rows["holes"].endswith("WRONG: other values are missing")
+    assert [line.split(", ")[-1] for line in done.stdout.splitlines() if "target" in line] == [
+        "met",
+        "NOT MET",
+        "  target c <= 2 x: not measured",
+    ]
