@@ -11,6 +11,7 @@ RANKS = {
     "core": 1,
     "hookspecs": 2,
     "source": 2,
+    "cell_methods": 2,
     "display": 2,
     "backends": 3,
     "result": 3,
