@@ -1,0 +1,35 @@
+"""Profiles for hypothesis, and small files that many tests share."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Files are written to real disks: how long an example takes says nothing.
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+settings.register_profile("default", max_examples=100, **_COMMON)
+settings.register_profile("thorough", max_examples=2000, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture
+def chunked_file(tmp_path: Path) -> Path:
+    """A file with `x(6, 8)`, numbers from 0 to 47 as float32 in four chunks, through shuffle and deflate."""
+    path = tmp_path / "chunked.h5"
+    with h5py.File(path, "w") as file:
+        numbers = np.arange(48, dtype="f4").reshape(6, 8)
+        file.create_dataset("x", data=numbers, chunks=(3, 4), shuffle=True, compression="gzip")
+    return path
+
+
+@pytest.fixture(scope="module")
+def process_pool() -> Iterator[ProcessPoolExecutor]:
+    """Two other processes, started from nothing, as they are elsewhere than on Linux."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        yield pool
