@@ -1,5 +1,6 @@
 """netCDF-4 and HDF5 files: what the HDF5 library tells of their variables, and reading through it."""
 
+import dataclasses
 import importlib
 import importlib.util
 import math
@@ -33,6 +34,8 @@ __all__ = ["find_dataset", "load_plugins", "open_hdf5", "read_variable", "variab
 _NOT_COORDINATE = "_nc4_non_coord_"
 """netCDF-C's prefix for a variable that has the name of a dimension and is not its coordinate."""
 _DIMENSION_ONLY = b"This is a netCDF dimension but not a netCDF variable"
+_CONVERSION = Codec("conversion of the number format", h5py.h5z.FILTER_NBIT)
+"""Stands for numbers stored in a format that NumPy lacks (12 bits, say): only the HDF5 library makes others of them."""
 _HIDDEN = frozenset(
     {
         "CLASS",
@@ -145,6 +148,7 @@ def _variable(file: h5py.File, dataset: h5py.Dataset, source: ReadableSource, na
     dims, shape = _dimensions(file, dataset)
     layout = _layout(plist)
     user_filled = plist.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
+    plain = _is_as_in_numpy(dataset, stored)
     dtype = stored
     if is_unsigned(attrs, stored):
         dtype = np.dtype(stored.str.replace("i", "u"))
@@ -161,24 +165,44 @@ def _variable(file: h5py.File, dataset: h5py.Dataset, source: ReadableSource, na
         attrs=attrs,
         layout=layout,
         chunk_shape=chunk_shape,
-        codecs=_codecs(plist),
+        codecs=_codecs(plist) if plain else (*_codecs(plist), _CONVERSION),
         extent=dataset.shape,
         fill=_fill(plist, stored, lagging=shape != dataset.shape),
         missing=read_missing(attrs, stored, filled=user_filled),
         packing=read_packing(attrs),
-        table=_table(file, dataset, source, layout=layout, shape=shape, chunk_shape=chunk_shape),
+        table=_table(file, dataset, source, dtype=stored, plain=plain, shape=shape, chunk_shape=chunk_shape),
     )
 
 
 def _numeric_dtype(dataset: h5py.Dataset, uri: str, name: str) -> np.dtype[np.generic]:
-    """Return the stored type of a numeric dataset; an enumeration counts as its integers."""
-    dtype: np.dtype[np.generic] = dataset.dtype
-    if dtype.kind == "b":
-        return np.dtype("i1")
-    if dataset.shape is None or dtype.kind not in "iuf" or dtype.itemsize > 8:
-        what = "text" if dtype.kind in "SUO" else f"values of the type {dtype}"
-        raise NotNumericError(f"{uri}: {name!r} holds {what}, not numbers that can be reduced; choose a numeric variable")
-    return np.dtype(dtype.str)
+    """Return the stored type of a numeric dataset; an enumeration (h5py's truth values too) counts as its integers."""
+    try:
+        dtype: np.dtype[np.generic] = _number_type(dataset).dtype
+    except TypeError as error:
+        raise NotNumericError(f"{uri}: {name!r} holds values of a type that NumPy does not have ({error})") from error
+    if dataset.shape is not None and dtype.kind in "iuf" and dtype.itemsize <= 8:
+        return np.dtype(dtype.str)
+    what = f"values of the type {dtype}"
+    if dataset.shape is None:
+        what = "nothing at all (a null dataspace)"
+    elif dtype.kind in "SU" or h5py.check_string_dtype(dtype) is not None:
+        what = "text"
+    elif dtype.kind == "O":
+        what = "lists or references"
+    raise NotNumericError(f"{uri}: {name!r} holds {what}, not numbers that can be reduced; choose a numeric variable")
+
+
+def _number_type(dataset: h5py.Dataset) -> Any:  # Any: h5py's low level is untyped
+    """Return HDF5's type of the dataset; of an enumeration, that of its integers."""
+    stored = dataset.id.get_type()
+    return stored.get_super() if isinstance(stored, h5py.h5t.TypeEnumID) else stored
+
+
+def _is_as_in_numpy(dataset: h5py.Dataset, dtype: np.dtype[np.generic]) -> bool:
+    """Return whether the stored bytes are those that NumPy has for `dtype`, without bits to spare or a format of their own."""
+    orders = {"<": ("LE",), ">": ("BE",)}.get(dtype.str[0], ("LE", "BE"))
+    bits = [getattr(h5py.h5t, f"STD_B{8 * dtype.itemsize}{order}") for order in orders]
+    return _number_type(dataset) in (h5py.h5t.py_create(dtype), *bits)
 
 
 def _attributes(dataset: h5py.Dataset) -> dict[str, object]:
@@ -301,23 +325,25 @@ def _table(
     dataset: h5py.Dataset,
     source: ReadableSource,
     *,
-    layout: Layout,
+    dtype: np.dtype[np.generic],
+    plain: bool,
     shape: tuple[int, ...],
     chunk_shape: tuple[int, ...],
 ) -> ChunkTable:
-    itemsize = dataset.dtype.itemsize
+    layout, itemsize = _layout(dataset.id.get_create_plist()), dtype.itemsize
     if layout == "chunked":
         return _chunk_table(file, dataset, source, shape, chunk_shape)
-    if layout == "contiguous":
-        start = dataset.id.get_offset()
-        if start is not None:
-            return contiguous_table(shape, chunk_shape, itemsize=itemsize, start=start)
-    elif layout == "compact":
-        data = np.asarray(dataset[...]).tobytes()
-        return contiguous_table(shape, chunk_shape, itemsize=itemsize, start=0, inline=data)
-    elif layout in ("virtual", "external"):
-        # Its bytes lie in other files: every piece is there, and none has an offset in this one.
-        return contiguous_table(shape, chunk_shape, itemsize=itemsize, start=-1)
+    if layout in ("virtual", "external") or not plain:
+        # Every piece is there, and has no offset: its bytes lie in other files, or are not NumPy's.
+        table = contiguous_table(shape, chunk_shape, itemsize=itemsize, start=0)
+        return dataclasses.replace(table, offset=np.full(len(table), -1, np.int64))
+    if layout == "compact":
+        data = np.empty(dataset.shape, dtype)
+        dataset.id.read(h5py.h5s.ALL, h5py.h5s.ALL, data, dataset.id.get_type())
+        return contiguous_table(shape, chunk_shape, itemsize=itemsize, start=0, inline=data.tobytes())
+    start = dataset.id.get_offset()
+    if start is not None:
+        return contiguous_table(shape, chunk_shape, itemsize=itemsize, start=start)
     none = np.zeros(0, np.int64)
     return ChunkTable(grid_shape(shape, chunk_shape), none, none, none, np.zeros(0, np.uint32))
 
