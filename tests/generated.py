@@ -63,7 +63,6 @@ NETCDF_FILTERS: dict[str, dict[str, Any]] = {
     "shuffle zlib fletcher32": {"compression": "zlib", "shuffle": True, "fletcher32": True},
     "zstd": {"compression": "zstd"},
     "bzip2": {"compression": "bzip2"},
-    "szip": {"compression": "szip"},
 }
 """netCDF4-python's keywords for each pipeline."""
 READABLE = frozenset({"none", "zlib", "shuffle zlib", "fletcher32", "shuffle zlib fletcher32"})
@@ -375,8 +374,6 @@ def _netcdf4_recipes(draw: st.DrawFn) -> Recipe:
     chunked = any(unlimited) or (bool(shape) and draw(st.integers(0, 3)) > 0)
     filters = draw(st.sampled_from(list(NETCDF_FILTERS))) if chunked else "none"
     chunks = tuple(draw(st.integers(1, n + 2 if grows else n)) for n, grows in zip(shape, unlimited, strict=True))
-    if filters == "szip" and math.prod(chunks) < 32:
-        filters = "none"
     values = draw(_palettes(dtype))
     fill = draw(st.one_of(st.none(), st.just(False), st.sampled_from(values)))
     # netCDF's C library places what it reads behind a variable's end wrongly along any dimension but the first.

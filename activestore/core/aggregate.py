@@ -76,8 +76,11 @@ class Aggregator:
     def _finalized(
         self, reduction: Reduction, states: Mapping[str, State], drop: tuple[int, ...]
     ) -> Any:  # Any: a number or an array
-        with np.errstate(all="ignore"):
-            array: Array = np.asarray(reduction.finalize(states, self._count))
+        array: Array = np.zeros(self._shape)
+        # A user's own reduction says what its states are only where there are chunks.
+        if all(component.name in states for component in reduction.components):
+            with np.errstate(all="ignore"):
+                array = np.asarray(reduction.finalize(states, self._count))
         array = np.squeeze(array.reshape(self._shape), axis=drop)
         if reduction.name == "count":
             return _scalar(array)
@@ -92,12 +95,13 @@ def _scalar(array: Array) -> Any:  # Any: a number or an array
 
 
 def _empty_states(plan: Plan) -> dict[str, State]:
-    """Return the states of a plan without tasks: an empty selection, or a variable without cells."""
+    """Return the known components' states of a plan without tasks: an empty selection, or a variable without cells."""
     shape = tuple(1 if axis in plan.template.axes else n for axis, n in enumerate(plan.template.selected))
     stored = np.dtype(plan.template.dtype).newbyteorder("=")
     value = plan.request.variable.value_dtype if plan.template.packing is not None else stored
     state: State = (np.zeros(shape, value), np.zeros(shape, np.int64))
     moments: State = (np.zeros(shape), np.zeros(shape))
-    known = {"sum": (np.zeros(shape, plan.template.accumulator),), "moments": moments}
+    known = dict.fromkeys(("min", "max", "argmin", "argmax", "values"), state)
+    known |= {"sum": (np.zeros(shape, plan.template.accumulator),), "moments": moments}
     known |= {"any": (np.zeros(shape, bool),), "all": (np.zeros(shape, bool),)}
-    return {component.name: known.get(component.name, state) for component in plan.template.components}
+    return {component.name: known[component.name] for component in plan.template.components if component.name in known}

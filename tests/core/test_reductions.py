@@ -1,0 +1,212 @@
+"""Components and reductions, each alone: parts that combine give what the whole gives."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from activestore import Active
+from activestore.core.packing import Packing
+from activestore.core.reductions import (
+    ALL,
+    ANY,
+    ARGMAX,
+    ARGMIN,
+    MAX,
+    MIN,
+    MOMENTS,
+    REDUCTIONS,
+    SUM,
+    Reduction,
+    find_reduction,
+    stored_component,
+    variance,
+)
+from activestore.core.task import ChunkValues, Component, State
+from activestore.errors import ReductionError, SumOverflowError
+
+GAP = -9
+"""What stands for a missing value."""
+
+
+def cells(numbers: np.ndarray, *, start: int = 0, total: int | None = None, accumulator: str = "f8") -> ChunkValues:
+    """Return the numbers as a chunk of one dimension that begins at `start` of a selection of `total` numbers."""
+    invalid = numbers == GAP
+    count = np.array([len(numbers) - np.count_nonzero(invalid)])
+    return ChunkValues(
+        values=numbers.copy(),
+        invalid=invalid if invalid.any() else None,
+        axes=(0,),
+        count=count,
+        accumulator=accumulator,
+        placement=(slice(start, start + len(numbers), 1),),
+        selected=(len(numbers) if total is None else total,),
+    )
+
+
+def in_parts(component: Component, parts: list[np.ndarray], accumulator: str = "f8") -> tuple[State, np.ndarray]:
+    """Return state and count of the parts, combined from left to right."""
+    total, start = sum(len(part) for part in parts), 0
+    state, count = None, None
+    for part in parts:
+        chunk = cells(part, start=start, total=total, accumulator=accumulator)
+        start += len(part)
+        with np.errstate(all="ignore"):
+            found = component.chunk(chunk)
+            state = found if state is None else component.combine(state, found, count, chunk.count)
+        count = chunk.count if count is None else count + chunk.count
+    assert state is not None
+    assert count is not None
+    return state, count
+
+
+INTEGERS = st.lists(st.integers(-9, 9), min_size=1, max_size=6).map(lambda part: np.array(part, "i4"))
+FLOATS = st.lists(
+    st.one_of(st.integers(-9, 9), st.floats(-1e6, 1e6), st.sampled_from([math.nan, math.inf, -math.inf])),
+    min_size=1,
+    max_size=6,
+).map(lambda part: np.array(part, "f8"))
+PARTS = st.one_of(st.lists(INTEGERS, min_size=1, max_size=4), st.lists(FLOATS, min_size=1, max_size=4))
+
+
+@given(parts=PARTS)
+@pytest.mark.parametrize("component", [MIN, MAX, ANY, ALL, ARGMIN, ARGMAX], ids=lambda component: component.name)
+def test_parts_combine_to_what_numpy_says_of_the_whole(component: Component, parts: list[np.ndarray]) -> None:
+    whole = np.concatenate(parts)
+    valid = whole != GAP
+    state, count = in_parts(component, parts)
+    assert count == np.count_nonzero(valid)
+    if not count[0]:
+        return
+    wanted = getattr(np, component.name)(whole[valid])
+    if component.name.startswith("arg"):
+        np.testing.assert_array_equal(state[1], [np.flatnonzero(valid)[wanted]])
+    else:
+        np.testing.assert_array_equal(state[0], [wanted])
+
+
+@given(parts=PARTS)
+def test_sums_and_moments_of_parts_combine(parts: list[np.ndarray]) -> None:
+    whole = np.concatenate(parts)
+    whole = whole[whole != GAP].astype("f8")
+    (total,), count = in_parts(SUM, parts)
+    (mean, squares), _ = in_parts(MOMENTS, parts)
+    if not count[0]:
+        return
+    with np.errstate(all="ignore"):
+        size = np.abs(whole).max()
+        # Relative to |x|, which is what is rounded, and not to results that may cancel.
+        np.testing.assert_allclose(total[0], whole.sum(), rtol=0, atol=1e-12 * size * len(whole))
+        if np.isfinite(size):
+            np.testing.assert_allclose(mean[0], whole.mean(), rtol=0, atol=1e-12 * size)
+            np.testing.assert_allclose(
+                squares[0] / count[0], whole.var(), rtol=1e-12, atol=1e-14 * size * (whole.std() + 1e-15 * size)
+            )
+
+
+def test_a_variance_far_from_zero_keeps_its_digits() -> None:
+    numbers = 1e9 + np.arange(1000) % 7
+    (_, squares), _ = in_parts(MOMENTS, list(np.split(numbers, 10)))
+    # The parts' means are rounded to 1e-7: their differences count as much, the deviations inside a part do not.
+    assert squares[0] / 1000 == pytest.approx((np.arange(1000) % 7).var(), rel=1e-8)
+    (_, squares), _ = in_parts(MOMENTS, [numbers])
+    assert squares[0] / 1000 == pytest.approx((np.arange(1000) % 7).var(), rel=1e-12)
+
+
+def test_single_precision_is_summed_in_double() -> None:
+    numbers = np.full(1 << 20, 0.1, "f4")
+    (total,), _ = in_parts(SUM, [numbers])
+    assert total[0] == pytest.approx(numbers.astype("f8").sum(), rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "parts"),
+    [
+        ("i8", [[2**63 - 1], [1]]),
+        ("i8", [[2**63 - 1, 1]]),
+        ("i8", [[-(2**63)], [-1]]),
+        ("i8", [[-(2**62)] * 3]),
+        ("i8", [[2**62] * 4]),
+        ("u8", [[2**64 - 1], [1]]),
+        ("u8", [[2**64 - 1, 2]]),
+        ("u8", [[2**63, 2**63]]),
+    ],
+)
+def test_a_sum_that_64_bits_cannot_hold_is_an_error(dtype: str, parts: list[list[int]]) -> None:
+    with pytest.raises(SumOverflowError, match="does not fit into 64 bits; ask for the mean"):
+        in_parts(SUM, [np.array(part, dtype) for part in parts], accumulator=dtype)
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=8), st.integers(1, 4))
+def test_integer_sums_are_exact_or_an_error(numbers: list[int], size: int) -> None:
+    numbers = [number for number in numbers if number != GAP] or [0]
+    parts = [np.array(numbers[i : i + size], "i8") for i in range(0, len(numbers), size)]
+    try:
+        (total,), _ = in_parts(SUM, parts, accumulator="i8")
+    except SumOverflowError:
+        assert sum(abs(number) for number in numbers) > 2**63 - 1
+    else:
+        assert int(total[0]) == sum(numbers)
+
+
+def test_a_sum_that_fits_is_exact_though_its_terms_are_large(tmp_path: Any) -> None:
+    (total,), _ = in_parts(SUM, [np.array([2**63 - 1, -(2**63), 2**62], "i8")], accumulator="i8")
+    assert int(total[0]) == 2**62 - 1
+
+
+def test_a_range_that_64_bits_cannot_hold_is_an_error() -> None:
+    states = {"min": (np.array([-(2**63)]),), "max": (np.array([1]),)}
+    with pytest.raises(SumOverflowError, match="ask for min and max"):
+        REDUCTIONS["ptp"].finalize(states, np.array([2]))
+    narrow = {"min": (np.array([-128], "i1"),), "max": (np.array([127], "i1"),)}
+    assert REDUCTIONS["ptp"].finalize(narrow, np.array([2])) == 255
+
+
+def test_a_negative_scale_mirrors_only_what_can_be_unpacked_afterwards() -> None:
+    packing = Packing(scale=-1.0, scale_dtype="<f8", offset=None, offset_dtype="<f8")
+    assert stored_component(MIN, packing) is MAX
+    assert stored_component(MAX, packing) is MIN
+    assert stored_component(SUM, packing) is SUM
+    assert stored_component(ARGMIN, packing) is ARGMIN
+    assert stored_component(MIN, None) is MIN
+
+
+def test_degrees_of_freedom() -> None:
+    states = {"moments": (np.array([2.0]), np.array([6.0]))}
+    assert variance(1).finalize(states, np.array([4])) == 2
+    assert variance(1, name="std").finalize(states, np.array([4])) == math.sqrt(2)
+    assert np.isnan(variance(4).finalize(states, np.array([4])))
+
+
+@pytest.mark.parametrize("ddof", ["1", None, True, [1]])
+def test_degrees_of_freedom_are_a_number(ddof: Any) -> None:
+    with pytest.raises(ReductionError, match="does not take ddof="):
+        variance(ddof)
+
+
+def test_a_name_that_is_no_reduction() -> None:
+    with pytest.raises(ReductionError, match="no reduction 'median'; there are all, any, argmax") as caught:
+        find_reduction("median")
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_reduction_of_ones_own_of_nothing_is_masked(chunked_file: Any) -> None:
+    own = Reduction.from_functions(
+        "own",
+        chunk=lambda values, axis: (values.sum(axis=axis, keepdims=True),) * 3,
+        combine=np.add,
+        finalize=lambda state, count: state[2] / count,
+    )
+    empty = Active(chunked_file, "x")[3:3]
+    assert empty.reduce(own) is np.ma.masked
+    along = empty.reduce((own, "max"), axis=0)
+    assert along["own"].mask.all()
+    assert along["own"].shape == along["max"].shape == (8,)
+
+
+@pytest.mark.parametrize("component", [MIN, MAX, SUM])
+def test_a_nan_that_is_no_missing_value_makes_the_result_nan(component: Component) -> None:
+    assert np.isnan(component.chunk(cells(np.array([1.0, math.nan, 2.0])))[0]).all()
