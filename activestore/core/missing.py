@@ -50,6 +50,8 @@ def mask(array: npt.NDArray[Any], missing: Missing, *, skipna: bool) -> npt.NDAr
         >>> mask(np.array([1, -9, 3]), Missing(values=(-9,)), skipna=True)
         array([False,  True, False])
     """
+    if not _within_range(array, missing):
+        return None
     found: npt.NDArray[np.bool_] | None = None
     nan = skipna
     for value in missing.values:
@@ -64,6 +66,23 @@ def mask(array: npt.NDArray[Any], missing: Missing, *, skipna: bool) -> npt.NDAr
     if nan and array.dtype.kind == "f":
         found = _either(found, np.isnan(array))
     return found if found is not None and found.any() else None
+
+
+def _within_range(array: npt.NDArray[Any], missing: Missing) -> bool:
+    """Return whether the range of `array` leaves room for missing values; two fast passes tell that most chunks have none."""
+    if not array.size:
+        return False
+    highest = array.max()
+    if highest != highest or highest in missing.values:
+        return True
+    if missing.valid_max is not None and highest > missing.valid_max:
+        return True
+    if missing.valid_min is None and not any(value <= highest for value in missing.values):
+        return False
+    lowest = array.min()
+    if missing.valid_min is not None and lowest < missing.valid_min:
+        return True
+    return any(lowest <= value <= highest for value in missing.values)
 
 
 def _either(found: npt.NDArray[np.bool_] | None, more: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
