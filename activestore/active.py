@@ -6,13 +6,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from activestore.config import Settings
 from activestore.core.aggregate import Aggregator
 from activestore.core.backend import Backend
 from activestore.core.dispatch import Fallback, Outcome, default_workers, run
@@ -32,17 +33,6 @@ __all__ = ["Active", "Axis"]
 
 Axis = int | str | tuple[int | str, ...] | list[int | str] | None
 """Which dimensions to reduce: numbers or names, one or several; None for all of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """How runs are carried out."""
-
-    backend: str | Backend
-    workers: int
-    executor: Executor | None
-    fallback: Fallback
-    progress: bool
 
 
 class Active:
@@ -65,7 +55,7 @@ class Active:
         (24,)
     """
 
-    __slots__ = ("_options", "_selection", "_source", "_variable")
+    __slots__ = ("_selection", "_settings", "_source", "_variable")
 
     def __init__(
         self,
@@ -99,9 +89,8 @@ class Active:
         self._source: Source = open_source(source)
         self._variable: Variable = read_variable(self._source, variable)
         self._selection = Selection.whole(self._variable.shape)
-        self._options = _checked(
-            _Options(backend, default_workers() if workers is None else workers, executor, fallback, progress)
-        )
+        self._settings = Settings(backend, default_workers() if workers is None else workers, executor, fallback, progress)
+        _check_name(backend)
 
     def with_options(
         self,
@@ -120,13 +109,15 @@ class Active:
         """
         given = {"backend": backend, "workers": workers, "executor": executor, "fallback": fallback, "progress": progress}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return self._copy(options=_checked(replace(self._options, **changes)))
+        if backend is not None:
+            _check_name(backend)
+        return self._copy(settings=replace(self._settings, **changes))
 
-    def _copy(self, *, selection: Selection | None = None, options: _Options | None = None) -> Self:
+    def _copy(self, *, selection: Selection | None = None, settings: Settings | None = None) -> Self:
         copy = object.__new__(type(self))
         copy._source, copy._variable = self._source, self._variable
         copy._selection = self._selection if selection is None else selection
-        copy._options = self._options if options is None else options
+        copy._settings = self._settings if settings is None else settings
         return copy
 
     def __getitem__(self, key: Any) -> Self:  # Any: whatever NumPy takes as an index
@@ -227,7 +218,7 @@ class Active:
             ...
         """
         with self._opened_backends() as (backend, _):
-            return explain(self.plan(reduction, axis, skipna=skipna), backend, fallback=self._options.fallback)
+            return explain(self.plan(reduction, axis, skipna=skipna), backend, fallback=self._settings.fallback)
 
     def run(
         self,
@@ -264,7 +255,7 @@ class Active:
             {'posix': 2}
         """
         work = self.plan(reduction, axis, skipna=skipna)
-        options, source, started = self._options, self._source, time.perf_counter()
+        settings, source, started = self._settings, self._source, time.perf_counter()
         self._check_unchanged()
         aggregator = Aggregator(work)
         with self._opened_backends() as (backend, local), self._bar(len(work)) as progress:
@@ -273,9 +264,9 @@ class Active:
                 backend,
                 local=local,
                 aggregator=aggregator,
-                workers=options.workers,
-                executor=options.executor,
-                fallback=options.fallback,
+                workers=settings.workers,
+                executor=settings.executor,
+                fallback=settings.fallback,
                 progress=progress,
             )
             name = backend.name
@@ -291,7 +282,7 @@ class Active:
             bytes_read=outcome.bytes_read,
             cells=self.size,
             seconds=time.perf_counter() - started,
-            workers=options.workers,
+            workers=settings.workers,
             reasons=outcome.reasons,
         )
         reduced = normalize_axes(axis, self.dims)
@@ -403,7 +394,7 @@ class Active:
     @contextmanager
     def _opened_backends(self) -> Iterator[tuple[Backend, Backend]]:
         """Open the backend that was asked for, and the local one for what it cannot do; one that was given stays open."""
-        given = self._options.backend
+        given = self._settings.backend
         with ExitStack() as opened:
             local = default_plugins().open("posix", self._source)
             opened.callback(local.close)
@@ -418,7 +409,7 @@ class Active:
 
     @contextmanager
     def _bar(self, chunks: int) -> Iterator[Callable[[int], object] | None]:
-        if not self._options.progress:
+        if not self._settings.progress:
             yield None
             return
         try:
@@ -437,28 +428,19 @@ class Active:
         return page(repr(self), chunk_grid_svg(self.plan("count")))
 
 
+def _check_name(backend: str | Backend) -> None:
+    """Refuse a name that no backend has.
+
+    Raises:
+        ConfigurationError: There is none of that name.
+    """
+    if isinstance(backend, str):
+        default_plugins().find(backend)
+
+
 def _warn_of(outcome: Outcome, chunks: int, backend: str) -> None:
     """Say once a run that chunks were not computed where the user asked."""
     if outcome.reasons:
         why = "; ".join(outcome.reasons)
         message = f"{sum(outcome.reasons.values())} of {chunks} chunks were computed locally, not by {backend}: {why}"
         warnings.warn(message, FallbackWarning, stacklevel=4)
-
-
-def _checked(options: _Options) -> _Options:
-    """Return the options if they are usable.
-
-    Raises:
-        ConfigurationError: One of them is not understood.
-    """
-    if isinstance(options.workers, bool) or not isinstance(options.workers, int) or options.workers < 1:
-        raise ConfigurationError(f"workers={options.workers!r}: give a whole number from 1 up")
-    if options.fallback not in ("local", "error"):
-        raise ConfigurationError(f"fallback={options.fallback!r}: give 'local' or 'error'")
-    if options.executor is not None and not isinstance(options.executor, Executor):
-        raise ConfigurationError(f"executor={options.executor!r} is not a concurrent.futures.Executor")
-    if not isinstance(options.backend, (str, Backend)):
-        raise ConfigurationError(f"backend={options.backend!r} is neither a name nor a backend")
-    if isinstance(options.backend, str):
-        default_plugins().find(options.backend)
-    return options

@@ -12,6 +12,7 @@ RANKS = {
     "hookspecs": 2,
     "source": 2,
     "cell_methods": 2,
+    "config": 2,
     "display": 2,
     "backends": 3,
     "result": 3,

@@ -114,19 +114,19 @@ def read_missing(attrs: Mapping[str, object], dtype: np.dtype[np.generic], *, fi
     if unsigned:
         view = native.str.replace("i", "u")
         stored = {name: None if array is None else array.view(view) for name, array in stored.items()}
-    values = [] if stored["missing_value"] is None else stored["missing_value"].tolist()
-    if stored["_FillValue"] is not None:
-        values += stored["_FillValue"].tolist()
-    elif not unsigned and (filled or native.itemsize > 1):
-        # The default fill values of signed types are negative: none of the numbers that `_Unsigned` makes equals one.
-        default = np.array([_DEFAULT_FILL[native.str[1:]]], native) if native.str[1:] in _DEFAULT_FILL else None
-        values += [] if default is None else default.tolist()
-    span = stored["valid_range"]
-    if span is not None and span.size == 2:
-        low, high = span.tolist()
-    else:
-        low, high = (None if end is None else end.tolist()[0] for end in (stored["valid_min"], stored["valid_max"]))
-    return Missing(values=tuple(dict.fromkeys(values)), valid_min=low, valid_max=high)
+    values = _numbers(stored["missing_value"]) + _numbers(stored["_FillValue"])
+    # The default fill values of signed types are negative: none of the numbers that `_Unsigned` makes equals one.
+    if stored["_FillValue"] is None and not unsigned and (filled or native.itemsize > 1):
+        default = _DEFAULT_FILL.get(native.str[1:])
+        values += [] if default is None else _numbers(np.array([default], native))
+    span = _numbers(stored["valid_range"])
+    if len(span) != 2:
+        span = [(_numbers(stored[name]) or [None])[0] for name in ("valid_min", "valid_max")]
+    return Missing(values=tuple(dict.fromkeys(values)), valid_min=span[0], valid_max=span[1])
+
+
+def _numbers(array: npt.NDArray[Any] | None) -> list[Any]:  # Any: Python's numbers
+    return [] if array is None else array.tolist()
 
 
 _ATTRIBUTES = ("missing_value", "_FillValue", "valid_range", "valid_min", "valid_max")

@@ -42,18 +42,18 @@ def read_packing(attrs: Mapping[str, object]) -> Packing | None:
     scale, offset = (_number(value) for value in given)
     if any(value is not None and number is None for value, number in zip(given, (scale, offset), strict=True)):
         return None
-    both = scale is not None and offset is not None
-    if not both:
-        scale = None if scale is None or scale == 1 else scale
-        offset = None if offset is None or offset == 0 else offset
+    # One of the two alone, if it changes nothing, does not even change the type.
+    if offset is None and scale == 1:
+        scale = None
+    if scale is None and offset == 0:
+        offset = None
     if scale is None and offset is None:
         return None
-    return Packing(
-        scale=None if scale is None else float(scale),
-        scale_dtype="<f8" if scale is None else scale.dtype.newbyteorder("<").str,
-        offset=None if offset is None else float(offset),
-        offset_dtype="<f8" if offset is None else offset.dtype.newbyteorder("<").str,
-    )
+    return Packing(*_plain(scale), *_plain(offset))
+
+
+def _plain(number: np.generic | None) -> tuple[float | None, str]:
+    return (None, "<f8") if number is None else (float(number), number.dtype.newbyteorder("<").str)
 
 
 def _number(value: object) -> np.generic | None:
