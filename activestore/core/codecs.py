@@ -175,7 +175,11 @@ def _inflate(raw: Buffer, codec: Codec, size: int) -> Buffer:
 
 
 def _bunzip(raw: Buffer, codec: Codec, size: int) -> Buffer:
-    return bz2.BZ2Decompressor().decompress(bytes(raw), size + 1)
+    expander = bz2.BZ2Decompressor()
+    data = expander.decompress(bytes(raw), size + 1)
+    if not expander.eof and len(data) <= size:
+        raise ValueError("the compressed data are cut off")
+    return data
 
 
 def _unshuffle(raw: Buffer, codec: Codec, size: int) -> Buffer:
@@ -219,16 +223,38 @@ def _blosc2_unshuffle() -> Callable[[int, int, int, int], int] | None:
 def _verify_fletcher32(raw: Buffer, codec: Codec, size: int) -> Buffer:
     import numcodecs.fletcher32
 
-    numcodecs.fletcher32.Fletcher32().decode(raw)
+    try:
+        numcodecs.fletcher32.Fletcher32().decode(raw)
+    except RuntimeError as error:
+        raise ValueError("the checksum is not that of the bytes") from error
     return memoryview(raw)[:-4]
 
 
 def _unzstd(raw: Buffer, codec: Codec, size: int) -> Buffer:
     import numcodecs.zstd
 
+    claimed = _zstd_size(bytes(memoryview(raw)[:18]))
+    if claimed is None:
+        unsized: Buffer = numcodecs.zstd.decompress(raw)
+        return unsized
+    if claimed != size:
+        raise ValueError(f"it claims {claimed} bytes where {size} were written")
     out = np.empty(size, np.uint8)
     numcodecs.zstd.decompress(raw, out)
     return out.data
+
+
+def _zstd_size(head: bytes) -> int | None:
+    """Return the size that a zstd frame claims to decode to, None if it does not say.
+
+    Source: RFC 8878, 3.1.1.1 (frame header).
+    """
+    if len(head) < 6 or head[:4] != b"\x28\xb5\x2f\xfd":
+        raise ValueError("it does not start as a zstd frame")
+    single, kind = head[4] >> 5 & 1, head[4] >> 6
+    width = (single, 2, 4, 8)[kind]
+    start = 6 - single + (0, 1, 2, 4)[head[4] & 3]
+    return int.from_bytes(head[start : start + width], "little") + 256 * (kind == 1) if width else None
 
 
 def _unlz4(raw: Buffer, codec: Codec, size: int) -> Buffer:
@@ -255,8 +281,12 @@ def _unlz4(raw: Buffer, codec: Codec, size: int) -> Buffer:
 def _unblosc(raw: Buffer, codec: Codec, size: int) -> Buffer:
     import numcodecs.blosc
 
-    if int.from_bytes(memoryview(raw)[4:8], "little") != size:
+    head = bytes(memoryview(raw)[:16])
+    if int.from_bytes(head[4:8], "little") != size:
         raise ValueError("it claims another size than the chunk has")
+    # The library trusts this number, and would read behind the end of the bytes.
+    if not len(head) <= int.from_bytes(head[12:16], "little") <= len(raw) or len(head) < 16:
+        raise ValueError("the compressed data are cut off")
     data: Buffer = numcodecs.blosc.decompress(raw)
     return data
 
