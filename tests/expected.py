@@ -159,11 +159,12 @@ def same(found: Any, wanted: Any, off: float) -> bool:
     """Return whether a result is what is wanted, give or take `off`; None stands for masked."""
     if wanted is None or found is np.ma.masked:
         return wanted is None and found is np.ma.masked
-    if isinstance(wanted, int) and not isinstance(found, (float, np.floating)):
+    if isinstance(wanted, (int, np.integer)) and isinstance(found, np.integer):
         return int(found) == wanted
-    if found != found or wanted != wanted or np.isinf(found) or np.isinf(wanted):
-        return bool(found == wanted or (found != found and wanted != wanted))
-    return abs(float(found) - float(wanted)) <= off
+    found, wanted = float(found), float(wanted)
+    if found == wanted or (found != found and wanted != wanted):
+        return True
+    return abs(found - wanted) <= off < np.inf
 
 
 def check(name: str, found: Any, array: np.ma.MaskedArray, request: Request, scale: float) -> None:
