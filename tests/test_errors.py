@@ -354,7 +354,7 @@ class TestDamage:
         whole = path.read_bytes()
         for cut in (1, 8, 500, size // 2, size - 100, size - 60, size - 5):
             path.write_bytes(whole[:-cut])
-            with pytest.raises((SourceError, CorruptChunkError), match="cut off|neither netCDF nor HDF5") as caught:
+            with pytest.raises((SourceError, CorruptChunkError), match=r"cut off|neither netCDF nor HDF5") as caught:
                 Active(path, "y").sum()
             assert str(path) in str(caught.value)
             # The other variable may lie before the cut; then its sum is right.
