@@ -272,7 +272,8 @@ def _dimensions(file: h5py.File, dataset: h5py.Dataset) -> tuple[tuple[str, ...]
     names, lengths = [], []
     for dim, length in enumerate(dataset.shape):
         scale = _scale(dataset, dim)
-        names.append(f"dim_{dim}" if scale is None else scale.name.rpartition("/")[2])
+        # A scale that was unlinked has no name any more.
+        names.append(f"dim_{dim}" if scale is None or scale.name is None else scale.name.rpartition("/")[2])
         grows = scale is not None and dataset.maxshape[dim] is None
         lengths.append(max(length, _unlimited_length(file, scale)) if grows else length)
     return tuple(names), tuple(lengths)
@@ -294,7 +295,10 @@ def _scale(dataset: h5py.Dataset, dim: int) -> h5py.Dataset | None:
     attrs = dataset.attrs
     if "DIMENSION_LIST" in attrs:
         attached = dataset.dims[dim]
-        return attached[0] if len(attached) else None
+        try:
+            return attached[0] if len(attached) else None
+        except RuntimeError:
+            return None  # a scale that was deleted leaves its reference behind
     numbers = np.atleast_1d(attrs.get("_Netcdf4Coordinates", ()))
     found = _scale_of_id(dataset.parent, int(numbers[dim])) if len(numbers) == dataset.ndim else None
     return dataset if found is None and dim == 0 and _is_scale(dataset) else found

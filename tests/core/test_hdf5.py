@@ -1,15 +1,20 @@
 """What is read of HDF5 files: links, layouts, types and attributes, against h5py, netCDF4-python and the bytes themselves."""
 
+import contextlib
+import tempfile
 import zlib
+from pathlib import Path
 
 import h5py
 import netCDF4
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from activestore import Active
 from activestore.core.metadata import variable_names
-from activestore.errors import NotNumericError, UnsupportedError, VariableNotFoundError
+from activestore.errors import ActivestoreError, NotNumericError, UnsupportedError, VariableNotFoundError
 from activestore.source import open_source
 
 
@@ -331,3 +336,51 @@ def test_chunks_above_the_limit_are_refused(path):
             pytest.skip("this HDF5 library cannot make such chunks")
     with pytest.raises(UnsupportedError, match="more than 4 GiB each"):
         Active(path, "x")
+
+
+@pytest.fixture(scope="module")
+def damageable(tmp_path_factory):
+    """The bytes of a small file that has no checksums: old format, user block, contiguous, chunked and compressed."""
+    path = tmp_path_factory.mktemp("damage") / "good.h5"
+    with h5py.File(path, "w", libver="earliest", userblock_size=512) as file:
+        x = file.create_dataset(
+            "x", data=np.arange(60.0).reshape(6, 10), chunks=(2, 5), compression="gzip", maxshape=(None, 10)
+        )
+        # Text of variable length and dimension scales lie in a heap in which the HDF5 library itself can go round in circles.
+        x.attrs["units"] = np.bytes_(b"K")
+        x.attrs["_FillValue"] = 3.0
+        file["group/y"] = np.arange(6, dtype="i2")
+        file.create_dataset("z", data=np.arange(60.0), chunks=(20,), compression="lzf")
+    return path.read_bytes()
+
+
+extremes = st.sampled_from([b"\xff" * 8, bytes(8), b"\x7f" + bytes(7)])
+patches = st.tuples(st.integers(0, 2**20), st.one_of(st.binary(min_size=1, max_size=4), extremes))
+
+
+@settings(derandomize=True)  # what a random byte makes of the HDF5 library itself is not for a test run to find out
+@given(damage=st.lists(patches, min_size=1, max_size=6))
+def test_damage_is_an_error_of_ours_or_a_number(damageable, damage):
+    content = bytearray(damageable)
+    for position, patch in damage:
+        at = position % len(content)
+        content[at : at + len(patch)] = patch[: len(content) - at]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "bad.h5")
+        path.write_bytes(content)
+        for name in ("x", "group/y", "z"):
+            with contextlib.suppress(ActivestoreError):
+                ours = Active(path, name)[..., :10]
+                if ours.size < 10_000:
+                    ours.run(("sum", "max"))
+                    ours.read()
+        with contextlib.suppress(ActivestoreError):
+            variable_names(open_source(path))
+
+
+def test_a_file_that_is_cut_off_is_an_error_at_every_length(tmp_path, damageable):
+    for length in range(0, len(damageable), 37):
+        path = tmp_path / f"{length}.h5"
+        path.write_bytes(damageable[:length])
+        with pytest.raises(ActivestoreError, match=path.name):
+            Active(path, "x").read()

@@ -169,6 +169,16 @@ def test_a_deleted_variable_does_not_count(path):
     assert_as_netcdf4(path)
 
 
+def test_a_scale_that_was_deleted_names_nothing(path):
+    with h5py.File(path, "w") as file:
+        file["x"], file["scale"] = np.ones((2, 3)), np.arange(3.0)
+        file["scale"].make_scale()
+        file["x"].dims[1].attach_scale(file["scale"])
+        del file["scale"]
+    assert Active(path, "x").dims == ("dim_0", "dim_1")
+    assert Active(path, "x").sum() == 6
+
+
 def test_files_of_h5netcdf(path):
     with h5netcdf.File(path, "w") as file:
         file.dimensions = {"time": 2, "nv": 2, "y": 3, "grows": None}
