@@ -1,6 +1,5 @@
 """netCDF-4 and HDF5 files: what the HDF5 library tells of their variables, and reading through it."""
 
-import dataclasses
 import importlib
 import importlib.util
 import math
@@ -26,6 +25,7 @@ from activestore.core.variable import (
     contiguous_table,
     grid_shape,
     no_such_variable,
+    unplaced_table,
 )
 from activestore.errors import ActivestoreError, NotNumericError, SourceError, UnsupportedError
 
@@ -339,15 +339,14 @@ def _table(
         return _chunk_table(file, dataset, source, shape, chunk_shape)
     if layout in ("virtual", "external") or not plain:
         # Every piece is there, and has no offset: its bytes lie in other files, or are not NumPy's.
-        table = contiguous_table(shape, chunk_shape, itemsize=itemsize, start=0)
-        return dataclasses.replace(table, offset=np.full(len(table), -1, np.int64))
+        return unplaced_table(grid_shape(shape, chunk_shape))
     if layout == "compact":
         data = np.empty(dataset.shape, dtype)
         dataset.id.read(h5py.h5s.ALL, h5py.h5s.ALL, data, dataset.id.get_type())
         return contiguous_table(shape, chunk_shape, itemsize=itemsize, start=0, inline=data.tobytes())
-    start = dataset.id.get_offset()
-    if start is not None:
-        return contiguous_table(shape, chunk_shape, itemsize=itemsize, start=start)
+    # Behind a user block the library gives an offset even for what was never written.
+    if dataset.id.get_space_status() != h5py.h5d.SPACE_STATUS_NOT_ALLOCATED and dataset.id.get_offset() is not None:
+        return contiguous_table(shape, chunk_shape, itemsize=itemsize, start=dataset.id.get_offset())
     none = np.zeros(0, np.int64)
     return ChunkTable(grid_shape(shape, chunk_shape), none, none, none, np.zeros(0, np.uint32))
 
@@ -355,14 +354,23 @@ def _table(
 def _chunk_table(
     file: h5py.File, dataset: h5py.Dataset, source: ReadableSource, shape: tuple[int, ...], chunk_shape: tuple[int, ...]
 ) -> ChunkTable:
-    creation = file.id.get_create_plist()
-    base = creation.get_userblock()
+    creation, root = file.id.get_create_plist(), None
+    base, grid = creation.get_userblock(), grid_shape(shape, chunk_shape)
     if creation.get_sizes() == (8, 8):
-        header = h5py.h5o.get_info(dataset.id).addr
-        root = btree_address(source, header, base=base)
-        if root is not None:
-            return read_btree(source, root, base=base, extent=dataset.shape, shape=shape, chunk_shape=chunk_shape)
-    return _iterated_table(dataset, grid_shape(shape, chunk_shape), chunk_shape)
+        root = btree_address(source, h5py.h5o.get_info(dataset.id).addr, base=base)
+    if root is not None:
+        return read_btree(source, root, base=base, extent=dataset.shape, shape=shape, chunk_shape=chunk_shape)
+    return unplaced_table(grid) if _is_misplaced(dataset) else _iterated_table(dataset, grid, chunk_shape)
+
+
+def _is_misplaced(dataset: h5py.Dataset) -> bool:
+    """Return whether the HDF5 library tells wrong places of the chunks.
+
+    An extensible array, the index of a dataset with one unlimited dimension in the newer formats, keeps that dimension
+    first; the library forgets this when it is asked where chunks are, though not when it reads them.
+    """
+    unlimited = [dim for dim, length in enumerate(dataset.maxshape) if length is None]
+    return len(unlimited) == 1 and unlimited != [0]
 
 
 def _iterated_table(dataset: h5py.Dataset, grid: tuple[int, ...], chunk_shape: tuple[int, ...]) -> ChunkTable:

@@ -3,6 +3,7 @@
 Source: CF conventions 8.1, with the arithmetic (types included) of netCDF4-python.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Packing", "read_packing", "unpack", "unpacked_dtype"]
+__all__ = ["Packing", "read_packing", "unpack", "unpacked_dtype", "unpacks_in_double"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,19 @@ def unpack(stored: npt.NDArray[Any], packing: Packing) -> npt.NDArray[Any]:
         values = values * scale
     # NumPy makes scalars of arrays without dimensions, which nothing can be written to.
     return np.asarray(values if offset is None else values + offset)
+
+
+def unpacks_in_double(dtype: np.dtype[np.generic], packing: Packing) -> bool:
+    """Return whether every step of unpacking `dtype` gives double precision, so that sums may be unpacked instead of values.
+
+    Examples:
+        >>> unpacks_in_double(np.dtype("i2"), read_packing({"scale_factor": np.float32(0.1)}))
+        False
+        >>> unpacks_in_double(np.dtype("i2"), read_packing({"scale_factor": np.float64(0.1)}))
+        True
+    """
+    steps = [packing] if packing.scale is None else [packing, dataclasses.replace(packing, offset=None)]
+    return all(unpacked_dtype(dtype, step) == np.dtype("f8") for step in steps)
 
 
 def unpacked_dtype(dtype: np.dtype[np.generic], packing: Packing | None) -> np.dtype[np.generic]:

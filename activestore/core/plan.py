@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from activestore.core.codecs import decodable, present
-from activestore.core.packing import Packing, unpacked_dtype
+from activestore.core.packing import Packing, unpacks_in_double
 from activestore.core.reductions import Reduction, stored_component
 from activestore.core.selection import ChunkParts, DimensionPart, Selection, Slice
 from activestore.core.task import ChunkTask, Component, TaskTemplate
@@ -92,7 +92,7 @@ class Plan:
     def tally(self) -> Tally:
         """Return what the plan amounts to, without any read."""
         table = self.variable.table
-        odd = not _raw(self.variable) or not decodable(self.variable.codecs)
+        odd = not table.placed or not decodable(self.variable.codecs)
         unwritten = through = nbytes = 0
         for first in range(0, len(self), 1 << 18):
             _, rows = self._rows(first, min(first + (1 << 18), len(self)))
@@ -104,11 +104,11 @@ class Plan:
                 through += sum(
                     int(np.count_nonzero(masks == mask))
                     for mask in np.unique(masks).tolist()
-                    if not _raw(self.variable) or not decodable(present(self.variable.codecs, mask))
+                    if not table.placed or not decodable(present(self.variable.codecs, mask))
                 )
         if self.variable.table.inline is not None:
             nbytes = 0
-        elif self.variable.clipped and _raw(self.variable) and len(self) <= 1 << 16:
+        elif self.variable.clipped and table.placed and len(self) <= 1 << 16:
             nbytes = sum(task.size for task in self.tasks())
         cells_selected = math.prod(len(positions) for positions in self.request.selection.positions)
         return Tally(len(self), unwritten, through, nbytes, cells_selected)
@@ -149,18 +149,13 @@ class Plan:
             offset=offset,
             size=size,
             codecs=codecs,
-            through_hdf5=offset is not None and (not _raw(variable) or not decodable(codecs)),
+            through_hdf5=offset is not None and (not table.placed or not decodable(codecs)),
             inline=table.inline,
             region=tuple(part.inside for part, _ in parts),
             placement=tuple(part.outside for part, _ in parts),
             first=all(starts for dim, (_, starts) in enumerate(parts) if dim in self.template.axes),
         )
         return _trimmed(task) if variable.clipped and offset is not None and offset >= 0 else task
-
-
-def _raw(variable: Variable) -> bool:
-    """Return whether the bytes of the variable's chunks have an offset in the source."""
-    return variable.layout not in ("virtual", "external")
 
 
 def _lists(cells: tuple[npt.NDArray[np.int64], ...], parts: tuple[ChunkParts, ...]) -> list[list[tuple[DimensionPart, bool]]]:
@@ -210,7 +205,7 @@ def plan(request: ReductionRequest) -> Plan:
         packing=packing,
         axes=request.axes,
         components=components,
-        accumulator=_accumulator(request),
+        accumulator=_accumulator(request, unpacking=packing is not None),
         fill=variable.fill,
         selected=tuple(len(positions) for positions in request.selection.positions),
     )
@@ -251,16 +246,17 @@ def _components(request: ReductionRequest) -> tuple[tuple[Component, ...], Packi
     if packing is None:
         return tuple(wanted.values()), None
     linear = all(component.unpack is not None for component in wanted.values())
-    if not linear or unpacked_dtype(request.variable.dtype, packing).itemsize < 8:
-        # netCDF4-python rounds each value to single precision; only unpacking before reducing gives the same numbers.
+    if not linear or not unpacks_in_double(request.variable.dtype, packing):
+        # netCDF4-python rounds each value to the narrower type; only unpacking before reducing gives the same numbers.
         return tuple(wanted.values()), packing
     stored = {c.name: c for c in (stored_component(component, packing) for component in wanted.values())}
     return tuple(stored.values()), None
 
 
-def _accumulator(request: ReductionRequest) -> str:
-    dtype = request.variable.dtype
-    if dtype.kind == "f" or request.variable.packing is not None:
+def _accumulator(request: ReductionRequest, *, unpacking: bool) -> str:
+    """Return the type to sum in: integers exactly, but where they are only averaged and could overflow."""
+    dtype = request.variable.value_dtype if unpacking else request.variable.dtype
+    if dtype.kind == "f":
         return "f8"
     summed = any(reduction.name == "sum" for reduction in request.reductions)
     return "f8" if dtype.itemsize == 8 and not summed else f"{dtype.kind}8"

@@ -14,7 +14,15 @@ from activestore.core.missing import Missing
 from activestore.core.packing import Packing, unpacked_dtype
 from activestore.errors import VariableNotFoundError
 
-__all__ = ["ChunkTable", "ReadableSource", "Variable", "contiguous_chunk_shape", "contiguous_table", "grid_shape"]
+__all__ = [
+    "ChunkTable",
+    "ReadableSource",
+    "Variable",
+    "contiguous_chunk_shape",
+    "contiguous_table",
+    "grid_shape",
+    "unplaced_table",
+]
 
 CONTIGUOUS_PIECE = 8 << 20
 """Bytes of a virtual chunk of a contiguous variable."""
@@ -66,6 +74,11 @@ class ChunkTable:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def placed(self) -> bool:
+        """Whether the chunks have offsets; if not, only the HDF5 library finds them."""
+        return not len(self.offset) or bool(self.offset[0] >= 0)
 
     def lookup(self, linear: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the row of each chunk given by its position in the grid, -1 where it was never written."""
@@ -170,6 +183,12 @@ def contiguous_table(
         size *= np.minimum(chunk_shape[dim], shape[dim] - first)
         stride *= shape[dim]
     return ChunkTable(grid, index, offset, size, np.zeros(len(index), np.uint32), inline)
+
+
+def unplaced_table(grid: tuple[int, ...]) -> ChunkTable:
+    """Return the table of chunks that only the HDF5 library finds: all are there, and none has an offset or a size."""
+    index = np.arange(math.prod(grid), dtype=np.int64)
+    return ChunkTable(grid, index, np.full(len(index), -1, np.int64), np.zeros_like(index), np.zeros(len(index), np.uint32))
 
 
 def no_such_variable(uri: str, name: str, names: Sequence[str]) -> VariableNotFoundError:
