@@ -135,10 +135,18 @@ def find_dataset(file: h5py.File, uri: str, name: str) -> h5py.Dataset:
     for candidate in (f"{folder}/{_NOT_COORDINATE}{last}", f"{folder}/{last}"):
         node = file.get(candidate.strip("/")) if last else None
         if isinstance(node, h5py.Dataset) and not _is_dimension_only(node):
-            if h5py.h5o.get_info(node.id).fileno != h5py.h5o.get_info(file.id).fileno:
+            if _place(node)[0] != _place(file)[0]:
                 raise UnsupportedError(f"{uri}: {name!r} is a link into {node.file.filename}; open that file instead")
             return node
     raise no_such_variable(uri, name, list(_names(file, "", (file.id,))))
+
+
+def _place(node: h5py.Group | h5py.Dataset) -> tuple[object, int]:
+    """Return a mark of the file that an object is in, and the address of its header."""
+    # Not h5o.get_info: it also adds up the sizes of all indexes, which takes long and goes astray in damaged ones.
+    info = h5py.h5g.get_objinfo(node.id, b".")
+    low, high = info.objno
+    return info.fileno, low + (high << 32)
 
 
 def _variable(file: h5py.File, dataset: h5py.Dataset, source: ReadableSource, name: str) -> Variable:
@@ -357,7 +365,7 @@ def _chunk_table(
     creation, root = file.id.get_create_plist(), None
     base, grid = creation.get_userblock(), grid_shape(shape, chunk_shape)
     if creation.get_sizes() == (8, 8):
-        root = btree_address(source, h5py.h5o.get_info(dataset.id).addr, base=base)
+        root = btree_address(source, _place(dataset)[1], base=base)
     if root is not None:
         return read_btree(source, root, base=base, extent=dataset.shape, shape=shape, chunk_shape=chunk_shape)
     return unplaced_table(grid) if _is_misplaced(dataset) else _iterated_table(dataset, grid, chunk_shape)
