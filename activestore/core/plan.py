@@ -254,12 +254,10 @@ def _components(request: ReductionRequest) -> tuple[tuple[Component, ...], Packi
 
 
 def _accumulator(request: ReductionRequest, *, unpacking: bool) -> str:
-    """Return the type to sum in: integers exactly, but where they are only averaged and could overflow."""
+    """Return the type to sum in: integers exactly, but where the result is a float and they could overflow."""
     dtype = request.variable.value_dtype if unpacking else request.variable.dtype
-    if dtype.kind == "f":
-        return "f8"
-    summed = any(reduction.name == "sum" for reduction in request.reductions)
-    return "f8" if dtype.itemsize == 8 and not summed else f"{dtype.kind}8"
+    whole = request.variable.value_dtype.kind != "f" and any(reduction.name == "sum" for reduction in request.reductions)
+    return "f8" if dtype.kind == "f" or (dtype.itemsize == 8 and not whole) else f"{dtype.kind}8"
 
 
 def normalize_axes(axis: object, dims: Sequence[str]) -> tuple[int, ...]:
