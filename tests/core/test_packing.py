@@ -117,3 +117,15 @@ def test_integers_packed_with_an_integer_scale_are_summed_as_integers(tmp_path: 
         variable.scale_factor = np.int16(2)
         variable[...] = np.array([3, 4], "i2")
     assert Active(tmp_path / "a.nc", "x").sum().dtype == np.int64
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_packed_integers_of_64_bits_do_not_overflow(reduction: str, tmp_path: Path) -> None:
+    with netCDF4.Dataset(tmp_path / "a.nc", "w") as file:
+        file.createDimension("d", 3)
+        variable = file.createVariable("x", "i8", ("d",))
+        variable.set_auto_maskandscale(False)
+        variable.scale_factor = np.float64(0.5)
+        variable[...] = np.full(3, 2**62)
+    found = Active(tmp_path / "a.nc", "x").reduce(("sum", "mean"))
+    assert found[reduction] == {"sum": 3 * 2.0**61, "mean": 2.0**61}[reduction]
