@@ -24,7 +24,7 @@ NAMED: dict[str, str | Reduction] = {
     "var1": variance(1),
     "std1": variance(1, name="std"),
 }
-MANY = settings().max_examples * 4
+MANY = settings().max_examples * 6
 FEW = settings().max_examples // 2
 
 
@@ -181,6 +181,11 @@ def test_chunk_tables_are_those_of_the_hdf5_library(recipe: Recipe) -> None:
         variable = Active(path, NAME).variable
         with h5py.File(path) as file:
             dataset, chunks = file[NAME], []
+            if not variable.table.placed:
+                # The HDF5 library itself misplaces these chunks: see core/test_layouts.py.
+                assert dataset.maxshape.count(None) == 1
+                assert dataset.maxshape[0] is not None
+                return
             if dataset.chunks is None or not dataset.id.get_num_chunks():
                 assert variable.layout != "chunked" or len(variable.table) == 0
                 return

@@ -1,4 +1,4 @@
-"""Storage layouts that made-up files leave out, one by one, because something is wrong there."""
+"""Storage layouts of which the HDF5 library tells wrong places."""
 
 from pathlib import Path
 
