@@ -13,11 +13,11 @@ from activestore.core.missing import is_unsigned, read_missing
 from activestore.core.packing import read_packing
 from activestore.core.variable import (
     ChunkTable,
-    Layout,
     ReadableSource,
     Variable,
     contiguous_chunk_shape,
     contiguous_table,
+    grid_shape,
     no_such_variable,
 )
 from activestore.errors import NotNumericError, SourceError
@@ -29,6 +29,8 @@ _DIMENSIONS, _VARIABLES, _ATTRIBUTES = 0x0A, 0x0B, 0x0C
 _FIRST_READ = 64 << 10
 _MAX_HEADER = 256 << 20
 """No header is larger; a damaged file may claim so."""
+_MAX_LENGTH = 1 << 62
+"""No dimension is longer; a damaged file may claim so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,17 @@ class _Reader:
         (number,) = struct.unpack(self._count_format, self.take(self._count_width))
         return int(number)
 
+    def length(self) -> int:
+        number = self.count()
+        if number > _MAX_LENGTH:
+            raise ValueError(f"a dimension of the length {number}")
+        return number
+
+    def records(self) -> int | None:
+        """Return the number of records, None where the writer streamed the file and left it open."""
+        number = self.count()
+        return None if number == 256**self._count_width - 1 else number
+
     def offset(self) -> int:
         (number,) = struct.unpack(self._offset_format, self.take(self._offset_width))
         return int(number)
@@ -112,7 +125,7 @@ class _Reader:
         dtype = np.dtype(_TYPES[kind])
         data = self.padded(count * dtype.itemsize)
         if kind == 2:
-            return name, data.rstrip(b"\0").decode("utf-8", "replace")
+            return name, data.decode("utf-8", "replace").replace("\0", "")
         values = np.frombuffer(data, dtype).astype(dtype.newbyteorder("="))
         return name, values[0] if len(values) == 1 else values
 
@@ -150,7 +163,7 @@ def read_variable(source: ReadableSource, name: str) -> Variable:
     dtype = entry.dtype
     if is_unsigned(entry.attrs, dtype):
         dtype = np.dtype(dtype.str.replace("i", "u"))
-    layout, chunk_shape, table = _pieces(entry, header.record_stride)
+    chunk_shape, table = _pieces(entry, header.record_stride, _begin(entry, header.record_stride, source))
     return Variable(
         uri=source.uri,
         version=source.version,
@@ -159,7 +172,7 @@ def read_variable(source: ReadableSource, name: str) -> Variable:
         dims=entry.dims,
         dtype=dtype,
         attrs=entry.attrs,
-        layout=layout,
+        layout="contiguous",
         chunk_shape=chunk_shape,
         codecs=(),
         extent=entry.shape,
@@ -170,19 +183,34 @@ def read_variable(source: ReadableSource, name: str) -> Variable:
     )
 
 
-def _pieces(entry: _Entry, record_stride: int) -> tuple[Layout, tuple[int, ...], ChunkTable]:
-    """Return layout, shape of a piece, and where the pieces lie."""
+def _begin(entry: _Entry, record_stride: int, source: ReadableSource) -> int:
+    """Return where the variable begins, 0 if it has no data.
+
+    Raises:
+        SourceError: It ends behind the end of the file.
+    """
+    if 0 in entry.shape:
+        return 0
+    end = entry.begin + entry.record_bytes + ((entry.shape[0] - 1) * record_stride if entry.record else 0)
+    if end > source.size:
+        raise SourceError(f"{source.uri}: {entry.name!r} ends at byte {end}, the file at {source.size}; is it cut off?")
+    return entry.begin
+
+
+def _pieces(entry: _Entry, record_stride: int, begin: int) -> tuple[tuple[int, ...], ChunkTable]:
+    """Return the shape of a piece, and where the pieces lie."""
     itemsize = entry.dtype.itemsize
-    if not entry.record:
-        chunk_shape = contiguous_chunk_shape(entry.shape, itemsize)
-        return "contiguous", chunk_shape, contiguous_table(entry.shape, chunk_shape, itemsize=itemsize, start=entry.begin)
-    chunk_shape = (1, *(max(1, length) for length in entry.shape[1:]))
-    records = entry.shape[0] if entry.record_bytes else 0
-    grid = (entry.shape[0], *(min(1, length) for length in entry.shape[1:]))
-    index = np.arange(records, dtype=np.int64)
-    size = np.full(records, entry.record_bytes, np.int64)
-    table = ChunkTable(grid, index, entry.begin + index * record_stride, size, np.zeros(records, np.uint32))
-    return "contiguous", chunk_shape, table
+    if entry.record and 0 not in entry.shape and entry.record_bytes != record_stride:
+        chunk_shape = (1, *entry.shape[1:])
+        index = np.arange(entry.shape[0], dtype=np.int64)
+        size = np.full(len(index), entry.record_bytes, np.int64)
+        none_skipped = np.zeros(len(index), np.uint32)
+        grid = grid_shape(entry.shape, chunk_shape)
+        return chunk_shape, ChunkTable(grid, index, begin + index * record_stride, size, none_skipped)
+    # Without data there is one piece, or none, however long the other dimensions are.
+    empty = tuple(max(1, length) for length in entry.shape)
+    chunk_shape = empty if 0 in entry.shape else contiguous_chunk_shape(entry.shape, itemsize)
+    return chunk_shape, contiguous_table(entry.shape, chunk_shape, itemsize=itemsize, start=begin)
 
 
 def _read_header(source: ReadableSource) -> _Header:
@@ -201,20 +229,17 @@ def _read_header(source: ReadableSource) -> _Header:
 
 def _parse(data: bytes, source: ReadableSource) -> _Header:
     reader = _Reader(data)
-    records = reader.count()
-    dimensions = [(reader.name(), reader.count()) for _ in range(reader.items(_DIMENSIONS))]
+    records = reader.records()
+    dimensions = [(reader.name(), reader.length()) for _ in range(reader.items(_DIMENSIONS))]
     reader.attributes()
     listed = [_parse_variable(reader, dimensions) for _ in range(reader.items(_VARIABLES))]
     record_sizes = [entry.record_bytes for entry in listed if entry.record]
     # A lone record variable is not padded to four bytes between its records.
     stride = record_sizes[0] if len(record_sizes) == 1 else sum(size + -size % 4 for size in record_sizes)
-    if records in (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF):
-        first = min((entry.begin for entry in listed if entry.record), default=source.size)
-        records = (source.size - first) // stride if stride else 0
-    if stride and records * stride > source.size + stride:
-        raise SourceError(
-            f"{source.uri}: it promises {records} records of {stride} bytes and has {source.size} bytes; is it cut off?"
-        )
+    if records is None:
+        # Those count that are complete in every variable.
+        ends = [entry.begin + entry.record_bytes for entry in listed if entry.record]
+        records = max(0, (source.size - max(ends)) // stride + 1) if stride else 0
     sized = (_with_records(entry, records) if entry.record else entry for entry in listed)
     return _Header({entry.name: entry for entry in sized}, stride)
 

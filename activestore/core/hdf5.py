@@ -26,6 +26,7 @@ from activestore.core.variable import (
     grid_shape,
     no_such_variable,
     unplaced_table,
+    unwritten_table,
 )
 from activestore.errors import ActivestoreError, NotNumericError, SourceError, UnsupportedError
 
@@ -355,8 +356,7 @@ def _table(
     # Behind a user block the library gives an offset even for what was never written.
     if dataset.id.get_space_status() != h5py.h5d.SPACE_STATUS_NOT_ALLOCATED and dataset.id.get_offset() is not None:
         return contiguous_table(shape, chunk_shape, itemsize=itemsize, start=dataset.id.get_offset())
-    none = np.zeros(0, np.int64)
-    return ChunkTable(grid_shape(shape, chunk_shape), none, none, none, np.zeros(0, np.uint32))
+    return unwritten_table(grid_shape(shape, chunk_shape))
 
 
 def _chunk_table(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.variable import ChunkTable, ReadableSource, grid_shape
+from activestore.core.variable import ChunkTable, ReadableSource, grid_shape, unwritten_table
 from activestore.errors import SourceError
 
 __all__ = ["btree_address", "read_btree"]
@@ -137,8 +137,7 @@ def read_btree(
 
 def _table(columns: list[tuple[npt.NDArray[np.int64], ...]], grid: tuple[int, ...], uri: str) -> ChunkTable:
     if not columns:
-        none = np.zeros(0, np.int64)
-        return ChunkTable(grid, none, none, none, np.zeros(0, np.uint32))
+        return unwritten_table(grid)
     index, offset, size, masks = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     if np.any(index[1:] <= index[:-1]):
         order = np.argsort(index, kind="stable")

@@ -22,6 +22,7 @@ __all__ = [
     "contiguous_table",
     "grid_shape",
     "unplaced_table",
+    "unwritten_table",
 ]
 
 CONTIGUOUS_PIECE = 8 << 20
@@ -173,6 +174,8 @@ def contiguous_table(
 ) -> ChunkTable:
     """Return the table of the pieces of a contiguous array whose first byte is at `start`."""
     grid = grid_shape(shape, chunk_shape)
+    if 0 in shape:
+        return unwritten_table(grid)
     index = np.arange(math.prod(grid), dtype=np.int64)
     stride, offset = itemsize, np.full(len(index), start, np.int64)
     size = np.full(len(index), itemsize, np.int64)
@@ -183,6 +186,12 @@ def contiguous_table(
         size *= np.minimum(chunk_shape[dim], shape[dim] - first)
         stride *= shape[dim]
     return ChunkTable(grid, index, offset, size, np.zeros(len(index), np.uint32), inline)
+
+
+def unwritten_table(grid: tuple[int, ...]) -> ChunkTable:
+    """Return the table of a variable of which nothing was written."""
+    none = np.zeros(0, np.int64)
+    return ChunkTable(grid, none, none, none, np.zeros(0, np.uint32))
 
 
 def unplaced_table(grid: tuple[int, ...]) -> ChunkTable:
