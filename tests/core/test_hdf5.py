@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 import h5py
+import hdf5plugin  # noqa: F401  # before netCDF4: its filters take the HDF5 library that they find first
 import netCDF4
 import numpy as np
 import pytest
