@@ -1,6 +1,7 @@
 """Sources of bytes: a local file, read at many places at once."""
 
 import os
+import stat
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -28,11 +29,12 @@ class LocalSource:
         self._path = os.path.abspath(path)
         self._uri = path
         with map_errors(path):
+            # Before it is opened: a pipe would have to be waited for.
+            if not stat.S_ISREG(_status(self._path).st_mode):
+                raise SourceError(f"{path}: is not a regular file; name a netCDF or HDF5 file")
             self._descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
             weakref.finalize(self, os.close, self._descriptor)
             status = os.fstat(self._descriptor)
-            if not os.path.isfile(self._path):
-                raise SourceError(f"{path}: is not a regular file; name a netCDF or HDF5 file")
         self._size = status.st_size
         self._version = _version(status)
 
@@ -90,6 +92,13 @@ class LocalSource:
         return self._path
 
 
+def _status(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except ValueError as error:
+        raise SourceError(f"{path!r}: no file can have this name ({error})") from error
+
+
 def _version(status: os.stat_result) -> str:
     return f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
 
@@ -108,7 +117,7 @@ def open_source(uri: str | os.PathLike[str]) -> Source:
         ...
         activestore.errors.SourceNotFoundError: no/such/file.nc: no such file; check the path
     """
-    text = os.fspath(uri)
+    text = os.fsdecode(uri)
     scheme, colon, _ = text.partition("://")
     if not colon:
         return LocalSource(text)
