@@ -1,5 +1,7 @@
 """The local backend: chunks are read from the source and reduced by NumPy, here."""
 
+from __future__ import annotations
+
 import threading
 from contextlib import ExitStack
 from typing import Any
@@ -9,7 +11,7 @@ import numpy as np
 
 from activestore.core.backend import BackendRecord, Capabilities
 from activestore.core.hdf5 import find_dataset, load_plugins, open_hdf5
-from activestore.core.kernel import fill_chunk, reduce_chunk, reduce_values, wanted_part
+from activestore.core.kernel import decode_pieces, fill_chunk, reduce_chunk, reduce_values, wanted_part
 from activestore.core.task import Array, ChunkPartial, ChunkTask
 from activestore.core.variable import ReadableSource
 from activestore.errors import CorruptChunkError, UnsupportedError
@@ -25,7 +27,7 @@ class PosixBackend:
     """
 
     name = "posix"
-    capabilities = Capabilities(through_hdf5=True)
+    capabilities = Capabilities(through_hdf5=True, joins=True)
 
     def __init__(self, source: ReadableSource) -> None:
         """Reduce chunks of `source`."""
@@ -51,6 +53,8 @@ class PosixBackend:
             return reduce_values(self._through_hdf5(task), task)
         if task.inline is not None:
             return reduce_chunk(task.inline[task.offset : task.offset + task.size], task)
+        if task.pieces is not None:
+            return reduce_values(decode_pieces(self._source.read_ranges(task.pieces), task), task)
         (raw,) = self._source.read_ranges([(task.offset, task.size)])
         return reduce_chunk(raw, task)
 
@@ -67,7 +71,9 @@ class PosixBackend:
                 read = dataset[box]
             except (OSError, RuntimeError) as error:
                 raise _hdf5_error(task, error) from error
-        stored = np.ascontiguousarray(read).view(whole.dtype) if read.ndim else np.asarray(read, whole.dtype)
+        # h5py makes truth values of an enumeration of FALSE and TRUE, however wide; all else has the stored bytes.
+        viewed = read.ndim and read.dtype.kind != "b"
+        stored = np.ascontiguousarray(read).view(whole.dtype) if viewed else np.asarray(read, whole.dtype)
         whole[tuple(slice(0, n) for n in stored.shape)] = stored
         return wanted_part(whole, task)
 
