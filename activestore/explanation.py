@@ -1,5 +1,7 @@
 """What a plan would do, in figures: the answer of `Active.explain`."""
 
+from __future__ import annotations
+
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -66,7 +68,7 @@ def _times(shape: tuple[int, ...]) -> str:
 
 def explain(plan: Plan, backend: Backend, *, fallback: Fallback) -> Explanation:
     """Return what `plan` would do with `backend`, without any read."""
-    tally = plan.tally()
+    tally = plan.tally(joined=backend.capabilities.joins)
     reasons: Counter[str] = Counter()
     if backend.name != "posix" and len(plan) <= _ASKED:
         for task in plan.tasks():

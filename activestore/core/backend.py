@@ -4,6 +4,8 @@ A backend computes components of chunks where their bytes are. What it cannot do
 `Capabilities`; the engine then computes those chunks locally and says so in the report.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -33,6 +35,8 @@ class Capabilities:
     """Whether it unpacks numbers (`scale_factor`, `add_offset`) before it reduces them."""
     extents: bool = True
     """Whether it can treat the end of a chunk as unwritten."""
+    joins: bool = False
+    """Whether it takes several small chunks in one task (`ChunkTask.pieces`)."""
     through_hdf5: bool = False
     """Whether it can read chunks that only the HDF5 library can decode."""
 

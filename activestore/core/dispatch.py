@@ -4,10 +4,13 @@ All concurrency of the package is here. The window of outstanding work is bounde
 futures; partials are combined in the order of the grid, so the result does not depend on who finished first.
 """
 
+from __future__ import annotations
+
+import itertools
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -92,14 +95,16 @@ def run(
     stop = threading.Event() if executor is None else None
     runner = _Runner(backend, local, fallback, stop)
     tally = _Tally(aggregator, backend, progress)
-    if executor is None and len(plan) <= 1:
-        for task in plan.tasks():
-            tally.add([task], runner([task]))
+    batches = _batches(plan.tasks(joined=backend.capabilities.joins))
+    start = list(itertools.islice(batches, 2))
+    if executor is None and len(start) <= 1:
+        for batch in start:
+            tally.add(batch, runner(batch))
     elif executor is None:
         with ThreadPoolExecutor(workers, thread_name_prefix="activestore") as pool:
-            _pump(plan, runner, pool, workers, tally)
+            _pump(itertools.chain(start, batches), runner, pool, workers, tally)
     else:
-        _pump(plan, runner, executor, workers, tally)
+        _pump(itertools.chain(start, batches), runner, executor, workers, tally)
     return tally.outcome()
 
 
@@ -112,11 +117,11 @@ def _keep_freed_memory() -> None:
     np.empty(_LARGEST_KEPT, np.uint8)
 
 
-def _pump(plan: Plan, runner: "_Runner", executor: Executor, workers: int, tally: "_Tally") -> None:
+def _pump(batches: Iterable[list[ChunkTask]], runner: _Runner, executor: Executor, workers: int, tally: _Tally) -> None:
     """Keep the executor supplied, and take the results in the order in which they were sent."""
     under_way: deque[tuple[list[ChunkTask], Future[list[_Done]]]] = deque()
     try:
-        for batch in _batches(plan.tasks()):
+        for batch in batches:
             if len(under_way) >= workers * _WINDOW:
                 tasks, future = under_way.popleft()
                 tally.add(tasks, future.result())
@@ -194,12 +199,12 @@ class _Tally:
     def add(self, tasks: list[ChunkTask], done: list[_Done]) -> None:
         for task, one in zip(tasks, done, strict=True):
             self._aggregator.add(task, one.partial)
-            self._where[self._place(task, one)] += 1
+            self._where[self._place(task, one)] += task.chunks
             self._bytes += task.size
             if one.reason is not None:
-                self._reasons[one.reason] += 1
+                self._reasons[one.reason] += task.chunks
         if self._progress is not None:
-            self._progress(len(tasks))
+            self._progress(sum(task.chunks for task in tasks))
 
     def _place(self, task: ChunkTask, done: _Done) -> str:
         if task.offset is None:

@@ -1,6 +1,9 @@
 """The code that runs next to the data: the bytes of one chunk in, its partial result out."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +15,7 @@ from activestore.core.selection import region_index, region_shape
 from activestore.core.task import Array, ChunkPartial, ChunkTask, ChunkValues
 from activestore.errors import CorruptChunkError, UnsupportedError
 
-__all__ = ["chunk_values", "decode_chunk", "fill_chunk", "reduce_chunk", "reduce_values"]
+__all__ = ["chunk_values", "decode_chunk", "decode_pieces", "fill_chunk", "reduce_chunk", "reduce_values"]
 
 
 def reduce_chunk(raw: Buffer, task: ChunkTask) -> ChunkPartial:
@@ -36,14 +39,33 @@ def decode_chunk(raw: Buffer, task: ChunkTask) -> Array:
         CorruptChunkError: The bytes are damaged or cut off.
         UnsupportedError: A filter that cannot be undone here.
     """
-    if len(raw) != task.size:
-        raise CorruptChunkError(f"{task.describe()}: the file ends after {len(raw)} bytes of it; it is cut off")
+    return _wanted(_decoded(raw, task.size, task.nbytes, task), task)
+
+
+def decode_pieces(raw: Sequence[Buffer], task: ChunkTask) -> Array:
+    """Return what `decode_chunk` returns, of a task of several small chunks; `raw` are the bytes of each.
+
+    Raises:
+        CorruptChunkError: The bytes of one are damaged or cut off.
+        UnsupportedError: A filter that cannot be undone here.
+    """
+    pieces = task.pieces or ()
+    nbytes = task.nbytes // len(pieces)
+    return _wanted(b"".join([_decoded(one, pieces[i][1], nbytes, task, i) for i, one in enumerate(raw)]), task)
+
+
+def _decoded(raw: Buffer, size: int, nbytes: int, task: ChunkTask, piece: int = 0) -> Buffer:
+    """Return the decoded bytes of a chunk of `size` bytes as stored."""
+    if len(raw) != size:
+        raise CorruptChunkError(f"{task.describe(piece)}: the file ends after {len(raw)} bytes of it; it is cut off")
     try:
-        decoded = decode(raw, task.codecs, task.nbytes)
+        return decode(raw, task.codecs, nbytes)
     except (CorruptChunkError, UnsupportedError) as error:
-        raise type(error)(f"{task.describe()}: {error}") from error
-    values = np.frombuffer(decoded, task.template.dtype).reshape(task.shape)
-    return wanted_part(values, task)
+        raise type(error)(f"{task.describe(piece)}: {error}") from error
+
+
+def _wanted(decoded: Buffer, task: ChunkTask) -> Array:
+    return wanted_part(np.frombuffer(decoded, task.template.dtype).reshape(task.shape), task)
 
 
 def wanted_part(values: Array, task: ChunkTask) -> Array:

@@ -1,5 +1,7 @@
 """From a request to a plan: which chunks are touched, and what is to be done with each."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
@@ -11,7 +13,7 @@ import numpy.typing as npt
 from activestore.core.codecs import decodable, present
 from activestore.core.packing import Packing, unpacks_in_double
 from activestore.core.reductions import Reduction, stored_component
-from activestore.core.selection import ChunkParts, DimensionPart, Selection, Slice
+from activestore.core.selection import ChunkParts, DimensionPart, Points, Selection, Slice
 from activestore.core.task import ChunkTask, Component, TaskTemplate
 from activestore.core.variable import Variable, contiguous_table
 from activestore.errors import SelectionError
@@ -20,6 +22,10 @@ __all__ = ["Plan", "ReductionRequest", "Tally", "normalize_axes", "plan"]
 
 _BATCH = 4096
 """Chunks looked up at a time while tasks are made."""
+_SMALL_CHUNK = 16 << 10
+"""Decoded bytes of a chunk up to which it is worth computing together with its neighbours."""
+_JOINED_BYTES, _JOINED_CHUNKS = 1 << 20, 4096
+"""Decoded bytes, and chunks, of a task that joins small chunks."""
 _SMALL_READ = 64 << 10
 """Bytes below which cutting a contiguous variable more finely saves nothing."""
 
@@ -81,16 +87,21 @@ class Plan:
         names = ", ".join(reduction.name for reduction in self.request.reductions)
         return f"<Plan: {names} of {self.variable.name!r}, {len(self):,} chunks in a grid of {self.grid_shape}>"
 
-    def tasks(self) -> Iterator[ChunkTask]:
-        """Yield the task of every touched chunk, in grid order."""
+    def tasks(self, *, joined: bool = False) -> Iterator[ChunkTask]:
+        """Yield the task of every touched chunk, in grid order; if `joined`, one task for many small chunks."""
+        count = self._joinable() if joined else 1
+        if count > 1:
+            yield from self._joined_tasks(count)
+            return
         for first in range(0, len(self), _BATCH):
             cells, rows = self._rows(first, min(first + _BATCH, len(self)))
             parts = _lists(cells, self.parts)
             for i, row in enumerate(rows.tolist()):
-                yield self._task(first + i, tuple(part[i] for part in parts), row)
+                task = self._task(first + i, tuple(part[i] for part in parts), row)
+                yield _trimmed(task) if self.variable.clipped and task.offset is not None and task.offset >= 0 else task
 
-    def tally(self) -> Tally:
-        """Return what the plan amounts to, without any read."""
+    def tally(self, *, joined: bool = False) -> Tally:
+        """Return what the plan amounts to, without any read; `joined` as for `tasks`."""
         table = self.variable.table
         odd = not table.placed or not decodable(self.variable.codecs)
         unwritten = through = nbytes = 0
@@ -109,7 +120,7 @@ class Plan:
         if self.variable.table.inline is not None:
             nbytes = 0
         elif self.variable.clipped and table.placed and len(self) <= 1 << 16:
-            nbytes = sum(task.size for task in self.tasks())
+            nbytes = sum(task.size for task in self.tasks(joined=joined))
         cells_selected = math.prod(len(positions) for positions in self.request.selection.positions)
         return Tally(len(self), unwritten, through, nbytes, cells_selected)
 
@@ -126,6 +137,33 @@ class Plan:
             linear = linear * length + part.chunks[cell]
         return cells, self.variable.table.lookup(linear)
 
+    def _joinable(self) -> int:
+        """Return how many chunks a task may have: 1, unless they are small, alike and in a row along the first dimension."""
+        variable, table = self.variable, self.variable.table
+        nbytes = math.prod(variable.chunk_shape) * variable.dtype.itemsize
+        if len(self) < 2 or nbytes > _SMALL_CHUNK or table.grid[0] != math.prod(table.grid):
+            return 1
+        touched = self.parts[0].chunks
+        in_a_row = int(touched[-1] - touched[0]) + 1 == len(touched)
+        all_written = len(table) == table.grid[0] and variable.extent == variable.shape
+        whole = not variable.clipped or variable.chunk_shape[0] == 1
+        raw = table.placed and table.inline is None and decodable(variable.codecs) and not table.filter_mask.any()
+        return min(_JOINED_CHUNKS, _JOINED_BYTES // nbytes) if in_a_row and all_written and whole and raw else 1
+
+    def _joined_tasks(self, count: int) -> Iterator[ChunkTask]:
+        """Yield tasks of up to `count` chunks each."""
+        length, table = self.variable.chunk_shape[0], self.variable.table
+        others = tuple((part[0], True) for part in self.parts[1:])
+        along = ChunkParts(self.request.selection.positions[0], length * count)
+        for sequence in range(len(along)):
+            part = along[sequence]
+            chunks, inside = _narrowed(part.inside, length)
+            first, last = part.chunk * count + chunks.start, part.chunk * count + chunks.stop
+            task = self._task(sequence, ((DimensionPart(first, inside, part.outside), sequence == 0), *others), first)
+            pieces = tuple(zip(table.offset[first:last].tolist(), table.size[first:last].tolist(), strict=True))
+            shape = (len(pieces) * length, *task.shape[1:])
+            yield dataclasses.replace(task, shape=shape, pieces=pieces, size=int(table.size[first:last].sum()))
+
     def _task(self, sequence: int, parts: tuple[tuple[DimensionPart, bool], ...], row: int) -> ChunkTask:
         variable, table = self.variable, self.variable.table
         chunk = tuple(part.chunk for part, _ in parts)
@@ -139,7 +177,7 @@ class Plan:
         if row >= 0:
             offset, size, mask = int(table.offset[row]), int(table.size[row]), int(table.filter_mask[row])
         codecs = present(variable.codecs, mask)
-        task = ChunkTask(
+        return ChunkTask(
             template=self.template,
             sequence=sequence,
             chunk=chunk,
@@ -148,6 +186,7 @@ class Plan:
             extent=extent,
             offset=offset,
             size=size,
+            pieces=None,
             codecs=codecs,
             through_hdf5=offset is not None and (not table.placed or not decodable(codecs)),
             inline=table.inline,
@@ -155,7 +194,6 @@ class Plan:
             placement=tuple(part.outside for part, _ in parts),
             first=all(starts for dim, (_, starts) in enumerate(parts) if dim in self.template.axes),
         )
-        return _trimmed(task) if variable.clipped and offset is not None and offset >= 0 else task
 
 
 def _lists(cells: tuple[npt.NDArray[np.int64], ...], parts: tuple[ChunkParts, ...]) -> list[list[tuple[DimensionPart, bool]]]:
@@ -165,6 +203,21 @@ def _lists(cells: tuple[npt.NDArray[np.int64], ...], parts: tuple[ChunkParts, ..
         known = {at: (part[at], at == 0) for at in np.unique(cell).tolist()}
         found.append([known[at] for at in cell.tolist()])
     return found
+
+
+def _narrowed(inside: Slice | Points, length: int) -> tuple[range, Slice | Points]:
+    """Return which of several chunks of `length` hold the positions `inside`, and these counted from the first of them.
+
+    Examples:
+        >>> _narrowed(Slice(5, 12, 2), 4)
+        (range(1, 3), Slice(start=1, stop=8, step=2))
+    """
+    least, greatest = (min(inside.at), max(inside.at)) if isinstance(inside, Points) else (inside.start, inside.stop - 1)
+    chunks = range(least // length, greatest // length + 1)
+    before = chunks.start * length
+    if isinstance(inside, Points):
+        return chunks, Points(tuple(at - before for at in inside.at))
+    return chunks, Slice(inside.start - before, inside.stop - before, inside.step)
 
 
 def _trimmed(task: ChunkTask) -> ChunkTask:

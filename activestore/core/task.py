@@ -1,5 +1,7 @@
 """The two values that travel: the task that goes to a chunk, and the partial result that comes back."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -129,6 +131,9 @@ class ChunkTask:
     """Where its bytes begin; None where it was never written, -1 where only the HDF5 library knows."""
     size: int
     """Bytes as stored."""
+    pieces: tuple[tuple[int, int], ...] | None
+    """Offset and size of each of the small chunks that are read together, one after the other along the first dimension;
+    `chunk` and `offset` are those of the first, `size` is that of all. None where the task is one chunk."""
     codecs: tuple[Codec, ...]
     """What was done to the bytes, in the writer's order; skipped filters are left out."""
     through_hdf5: bool
@@ -145,10 +150,17 @@ class ChunkTask:
     def __repr__(self) -> str:
         return f"<ChunkTask {self.sequence}: {self.describe()}>"
 
-    def describe(self) -> str:
-        """Return what a message says of this chunk: file, variable, chunk and offset."""
-        where = "" if self.offset is None or self.offset < 0 else f" (offset {self.offset}, {self.size} bytes)"
-        return f"{self.template.uri}: variable {self.template.variable!r}, chunk {self.chunk}{where}"
+    def describe(self, piece: int = 0) -> str:
+        """Return what a message says of this chunk, or of one of the small chunks: file, variable, chunk and offset."""
+        offset, size = (self.offset, self.size) if self.pieces is None else self.pieces[piece]
+        chunk = (self.chunk[0] + piece, *self.chunk[1:]) if piece else self.chunk
+        where = "" if offset is None or offset < 0 else f" (offset {offset}, {size} bytes)"
+        return f"{self.template.uri}: variable {self.template.variable!r}, chunk {chunk}{where}"
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks it stands for."""
+        return 1 if self.pieces is None else len(self.pieces)
 
     @property
     def nbytes(self) -> int:

@@ -10,7 +10,7 @@ import pytest
 from activestore import Active
 from activestore.core.plan import normalize_axes
 from activestore.core.variable import contiguous_chunk_shape, contiguous_table
-from activestore.errors import SelectionError
+from activestore.errors import CorruptChunkError, SelectionError
 
 DATA = np.arange(60 * 50 * 400, dtype="f8").reshape(60, 50, 400)
 
@@ -37,6 +37,63 @@ def test_tasks_come_in_grid_order_and_cover_the_selection(chunked):
     assert [task.sequence for task in tasks] == list(range(len(plan)))
     assert [task.chunk for task in tasks] == [(i, 0, j) for i in range(4) for j in range(1, 4)]
     assert [task.first for task in tasks] == [True] * 3 + [False] * 9
+
+
+@pytest.fixture
+def records(tmp_path):
+    """9,000 chunks of one number, shuffled and deflated, between which other data lie; and the numbers."""
+    numbers = np.random.default_rng(3).normal(size=9000)
+    with h5py.File(tmp_path / "records.nc", "w") as file:
+        shared = {"maxshape": (None,), "chunks": (1,), "shuffle": True, "compression": "gzip"}
+        dataset = file.create_dataset("x", data=numbers, **shared)
+        assert dataset.id.get_num_chunks() == 9000
+    return Active(tmp_path / "records.nc", "x"), numbers
+
+
+def test_small_chunks_in_a_row_are_one_task(records):
+    active, numbers = records
+    tasks = list(active.plan("sum").tasks(joined=True))
+    assert [task.chunks for task in tasks] == [4096, 4096, 808]
+    assert [task.chunk for task in tasks] == [(0,), (4096,), (8192,)]
+    places = [piece for task in tasks for piece in task.pieces]
+    assert places == [(task.offset, task.size) for task in active.plan("sum").tasks()]
+    assert sum(task.size for task in tasks) == active.variable.table.size.sum()
+    result = active.run("sum")
+    assert result.report.where == {"posix": 9000}
+    np.testing.assert_allclose(result.value, math.fsum(numbers), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("key", "counts"),
+    [
+        (slice(100, 103), [3]),
+        (slice(4090, 4100), [6, 4]),
+        ([7, 5, 6, 6], [3]),
+        (slice(8999, 8995, -1), [4]),
+        (slice(0, 30, 10), [1, 1, 1]),
+        (5, [1]),
+    ],
+)
+def test_only_the_wanted_small_chunks_are_read(records, key, counts):
+    active, numbers = records
+    assert [task.chunks for task in active[key].plan("sum").tasks(joined=True)] == counts
+    np.testing.assert_array_equal(active[key].read(), numbers[key])
+    assert active[key].run("max").value == numbers[key].max()
+    assert active[key].explain("max").stored_bytes == active[key].run("max").report.bytes_read
+
+
+def test_a_damaged_one_of_many_small_chunks_is_named(records):
+    active, _ = records
+    offset, size = (int(column[4321]) for column in (active.variable.table.offset, active.variable.table.size))
+    with open(active.variable.uri, "r+b") as file:
+        file.seek(offset)
+        file.write(b"\xff" * size)
+    with pytest.raises(CorruptChunkError, match=rf"chunk \(4321,\) \(offset {offset}, {size} bytes\)"):
+        Active(active.variable.uri, "x").mean()
+
+
+def test_large_chunks_are_tasks_of_their_own(chunked):
+    assert all(task.pieces is None for task in chunked.plan("sum").tasks(joined=True))
 
 
 def test_unwritten_chunks_need_no_read(chunked):
