@@ -1,5 +1,7 @@
 """Near-data reductions of netCDF and HDF5 variables: one interface, the same numbers everywhere."""
 
+from __future__ import annotations
+
 from activestore.active import Active
 from activestore.core.backend import Backend, BackendRecord, Capabilities
 from activestore.core.reductions import REDUCTIONS, Reduction

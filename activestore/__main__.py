@@ -1,5 +1,7 @@
 """`python -m activestore`: the command line."""
 
+from __future__ import annotations
+
 import sys
 
 from activestore.cli import main

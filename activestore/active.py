@@ -1,5 +1,7 @@
 """`Active`: a variable of a file, or a part of it, that is reduced where its bytes are."""
 
+from __future__ import annotations
+
 import os
 import time
 import warnings

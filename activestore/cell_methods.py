@@ -3,6 +3,8 @@
 Source: CF conventions 1.11: 3.1 (units), 3.5 (flags), 7.3 and appendix E (cell methods).
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 import numpy as np

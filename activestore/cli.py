@@ -1,5 +1,7 @@
 """The command line: `activestore inspect | reduce | backends | demo`."""
 
+from __future__ import annotations
+
 import argparse
 import io
 import json

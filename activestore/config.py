@@ -1,5 +1,7 @@
 """Settings: how runs are carried out."""
 
+from __future__ import annotations
+
 from concurrent.futures import Executor
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """The demonstration: reduce a real file, draw what comes out, and check it against another library."""
 
+from __future__ import annotations
+
 import calendar
 import glob
 import importlib.util

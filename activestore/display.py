@@ -1,5 +1,7 @@
 """Pictures for notebooks: the chunk grid as SVG, with the touched chunks coloured."""
 
+from __future__ import annotations
+
 import html
 import math
 import re
@@ -28,7 +30,7 @@ _OPACITY = {1: 0.4, 2: 0.6, 3: 0.8, 4: 1.0}
 """How strongly a cell is coloured where up to a third, two thirds, nearly all or all of its chunks are touched."""
 _NEVER_TOUCHED, _NEVER_UNTOUCHED = -1, -2
 """Marks of cells without a written chunk, touched and untouched."""
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_XML = "[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 Point = tuple[float, float]
 
@@ -297,4 +299,4 @@ def _shortened(name: str) -> str:
 
 def _escaped(text: str) -> str:
     """Return text that HTML and XML accept: names in files may hold anything."""
-    return html.escape(_NOT_XML.sub("\ufffd", text))
+    return html.escape(re.sub(_NOT_XML, "\ufffd", text))

@@ -24,6 +24,8 @@ Each derives from the builtin that a caller would expect as well, so `except Fil
 A message says what went wrong, where (source, variable, chunk), and what to try; the cause is kept.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -3,6 +3,8 @@
 Source: CF conventions 1.11: 5.7 (scalar coordinates), 7.1 (bounds).
 """
 
+from __future__ import annotations
+
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,5 +1,7 @@
 """The markers and the one hook by which backends join in."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 import pluggy

@@ -1,5 +1,7 @@
 """Variables, results and backends as text for people and as records for JSON."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields

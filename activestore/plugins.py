@@ -1,10 +1,11 @@
 """The plugin manager: finds backends, ours and others', and is the only caller of the hook."""
 
+from __future__ import annotations
+
 import difflib
 import logging
 from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import entry_points
 
 import pluggy
 
@@ -36,13 +37,15 @@ class Plugins:
             self._take(records)
 
     @classmethod
-    def built_in(cls) -> "Plugins":
+    def built_in(cls) -> Plugins:
         """Return the backends that come with the package."""
         return cls(_manager(), {})
 
     @classmethod
-    def installed(cls) -> "Plugins":
+    def installed(cls) -> Plugins:
         """Return the built-in backends and those of every installed plugin; one that fails to load is named and left out."""
+        from importlib.metadata import entry_points  # noqa: PLC0415  # takes as long as half of this package
+
         manager, broken = _manager(), {}
         for entry in entry_points(group="activestore"):
             try:

@@ -1,5 +1,7 @@
 """What a run gives back: values, the count behind them, and a report."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,5 +1,7 @@
 """Sources of bytes: a local file, read at many places at once."""
 
+from __future__ import annotations
+
 import os
 import stat
 import weakref

@@ -7,6 +7,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import h5py
+import hdf5plugin  # noqa: F401  # before netCDF4: its filters take the HDF5 library that they find first
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings

@@ -4,7 +4,6 @@ import warnings
 import zlib
 from pathlib import Path
 
-import hdf5plugin  # noqa: F401  # before netCDF4: its filters take the HDF5 library that they find first
 import netCDF4
 import numpy as np
 import pytest

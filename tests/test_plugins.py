@@ -5,7 +5,7 @@ import logging
 import pluggy
 import pytest
 
-from activestore import Active, BackendRecord, Capabilities, hookimpl, plugins
+from activestore import Active, BackendRecord, Capabilities, hookimpl
 from activestore.backends.posix import PosixBackend
 from activestore.errors import BackendUnavailableError, ConfigurationError
 from activestore.plugins import Plugins
@@ -38,7 +38,7 @@ def fail():
 @pytest.fixture
 def installed(monkeypatch):
     def install(*entries):
-        monkeypatch.setattr(plugins, "entry_points", lambda **_: entries)
+        monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: entries)
         return Plugins.installed()
 
     return install

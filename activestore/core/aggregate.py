@@ -1,5 +1,7 @@
 """From partial results to the result: combined in grid order as they come, finalized once."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

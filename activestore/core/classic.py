@@ -3,6 +3,8 @@
 Source: the netCDF classic format specification (Unidata) and CDF-5 (PnetCDF).
 """
 
+from __future__ import annotations
+
 import math
 import struct
 from dataclasses import dataclass

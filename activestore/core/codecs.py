@@ -5,6 +5,8 @@ deflate, bzip2 and shuffle; faster or further decoders are looked up and never r
 shipped to where the data are.
 """
 
+from __future__ import annotations
+
 import bz2
 import ctypes
 import importlib.util

@@ -1,5 +1,7 @@
 """netCDF-4 and HDF5 files: what the HDF5 library tells of their variables, and reading through it."""
 
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import math

@@ -6,6 +6,8 @@ is several times faster for a large variable and needs few rounds of requests fo
 Source: HDF5 File Format Specification 3.0, III.A.1 (B-tree), IV.A.1 (object headers), IV.A.2.i (data layout).
 """
 
+from __future__ import annotations
+
 import struct
 from collections.abc import Iterator
 

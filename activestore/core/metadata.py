@@ -1,5 +1,7 @@
 """Reading the metadata of a file, whatever its format."""
 
+from __future__ import annotations
+
 from activestore.core import classic, hdf5
 from activestore.core.variable import ChunkTable, ReadableSource, Variable
 from activestore.errors import SourceError

@@ -3,6 +3,8 @@
 Source: CF conventions 2.5.1 and the netCDF attribute conventions, as netCDF4-python applies them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

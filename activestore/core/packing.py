@@ -3,6 +3,8 @@
 Source: CF conventions 8.1, with the arithmetic (types included) of netCDF4-python.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass

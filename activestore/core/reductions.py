@@ -7,6 +7,8 @@ Source for the moments: Chan, Golub and LeVeque, Updating formulae and a pairwis
 variances, 1979.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -55,7 +57,7 @@ class Reduction:
         chunk: Callable[[np.ma.MaskedArray[Any, Any], tuple[int, ...]], Any],
         combine: Callable[[Any, Any], Any],
         finalize: Callable[[Any, Counts], Any],
-    ) -> "Reduction":
+    ) -> Reduction:
         """Return a reduction made of the user's own three functions, which run where the local backend runs.
 
         Parameters:

@@ -1,5 +1,7 @@
 """Selections: which cells of a variable are wanted, and which part of each chunk that is. Integer arithmetic only."""
 
+from __future__ import annotations
+
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +46,7 @@ class Selection:
     """Dimensions indexed by an integer: they are not in the result."""
 
     @classmethod
-    def whole(cls, shape: Sequence[int]) -> "Selection":
+    def whole(cls, shape: Sequence[int]) -> Selection:
         """Return the selection of everything.
 
         Examples:
@@ -63,7 +65,7 @@ class Selection:
         """Lengths of the kept dimensions."""
         return tuple(len(self.positions[dim]) for dim in self.kept)
 
-    def __getitem__(self, key: Any) -> "Selection":  # Any: whatever NumPy takes as an index
+    def __getitem__(self, key: Any) -> Selection:  # Any: whatever NumPy takes as an index
         """Return the part `key` of this selection.
 
         Parameters:

@@ -1,5 +1,7 @@
 """What is known of a variable before any of its data are read: type, dimensions, attributes, and where its chunks lie."""
 
+from __future__ import annotations
+
 import difflib
 import math
 from collections.abc import Mapping, Sequence

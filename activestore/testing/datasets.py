@@ -1,5 +1,7 @@
 """Sample files that are written on the spot."""
 
+from __future__ import annotations
+
 import os
 
 import h5netcdf

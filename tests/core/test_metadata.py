@@ -5,7 +5,6 @@ import warnings
 
 import h5netcdf
 import h5py
-import hdf5plugin  # noqa: F401  # before netCDF4: its filters take the HDF5 library that they find first
 import netCDF4
 import numpy as np
 import pytest
