@@ -1,17 +1,22 @@
 # make demo   installs into .venv and reduces a real file        make test   installs and runs all tests
+# make test-real   the tests beside real servers, which tests/real/install installs
 # make lint   ruff          make types   mypy          make docs   the site          make bench   beside every peer
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMPS := .venv/.installed
 
-.PHONY: demo test lint types docs bench clean
+.PHONY: demo test test-real lint types docs bench clean
 
 demo: $(STAMPS)-all
 	$(BIN)/activestore demo
 
 test: $(STAMPS)-all,test
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+# One process: each server is started once.
+test-real: $(STAMPS)-all,test
+	$(BIN)/python -m pytest -m real $(ARGS) tests/real
 
 lint: $(STAMPS)-lint
 	$(BIN)/ruff check .

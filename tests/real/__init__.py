@@ -1,0 +1,1 @@
+"""Tests beside real servers on this machine, and over a line that is as slow, and as bad, as one likes."""
