@@ -15,17 +15,17 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from activestore.config import Settings
+from activestore.config import Settings, resolve
 from activestore.core.aggregate import Aggregator
 from activestore.core.backend import Backend
 from activestore.core.dispatch import Fallback, Outcome, default_workers, run
-from activestore.core.metadata import read_variable
-from activestore.core.plan import Plan, ReductionRequest, normalize_axes, plan
+from activestore.core.metadata import locate, read_variable
+from activestore.core.plan import Plan, ReductionRequest, normalize_axes, plan, touched_chunks
 from activestore.core.reductions import READ, Reduction, find_reduction, variance
 from activestore.core.selection import Selection
 from activestore.core.variable import Variable
 from activestore.display import chunk_grid_svg, page
-from activestore.errors import ConfigurationError, FallbackWarning, ReductionError, SourceError
+from activestore.errors import ConfigurationError, CorruptChunkError, FallbackWarning, ReductionError, SourceError
 from activestore.explanation import Explanation, explain
 from activestore.plugins import default_plugins
 from activestore.result import Report, Result
@@ -64,21 +64,32 @@ class Active:
         source: str | os.PathLike[str],
         variable: str,
         *,
-        backend: str | Backend = "posix",
+        backend: str | Backend | None = None,
+        server: str | None = None,
+        storage_options: Mapping[str, object] | None = None,
+        backend_options: Mapping[str, object] | None = None,
         workers: int | None = None,
         executor: Executor | None = None,
-        fallback: Fallback = "local",
-        progress: bool = False,
+        fallback: Fallback | None = None,
+        progress: bool | None = None,
     ) -> None:
         """Read the metadata of a variable; its data stay where they are.
 
         Parameters:
-            source: Path of a netCDF or HDF5 file.
+            source: Path or address of a netCDF or HDF5 file: a local path, `s3://bucket/key`, `https://…`, or any address
+                that fsspec reads.
             variable: Name of the variable, with its groups: "group/var".
-            backend: Who computes the chunks: a name from `activestore backends`, or a backend of your own.
-            workers: How many chunks are computed at once; as many as there are processors by default.
+            backend: Who computes the chunks: a name from `activestore backends`, or a backend of your own. The route of
+                the address, if one is configured, by default; else "reductionist" if there is a `server`, else "posix".
+            server: Address of the server that computes, for backends that have one.
+            storage_options: How the store is reached, as fsspec takes it: for S3 `key`, `secret`, `token`, `anon`,
+                `endpoint_url`. What is not given is taken from the environment, as s3fs does.
+            backend_options: Options of the backend's own; its page in the documentation lists them.
+            workers: How many chunks are computed at once. By default as many as there are processors; more where they
+                are computed elsewhere, or come over a network.
             executor: Where chunks are computed, in place of threads of our own; any `concurrent.futures.Executor`.
-            fallback: "local" computes here what the backend cannot do; "error" refuses it before any data are read.
+            fallback: "local", the default, computes here what the backend cannot do; "error" refuses it before any data
+                are read.
             progress: Whether runs show a progress bar (needs tqdm: `pip install "activestore[progress]"`).
 
         Raises:
@@ -88,11 +99,21 @@ class Active:
             NotNumericError: The variable holds text or records.
             ConfigurationError: An option is not understood.
         """
-        self._source: Source = open_source(source)
-        self._variable: Variable = read_variable(self._source, variable)
+        given = {
+            "backend": backend,
+            "server": server,
+            "storage_options": storage_options,
+            "backend_options": backend_options,
+            "workers": workers,
+            "executor": executor,
+            "fallback": fallback,
+            "progress": progress,
+        }
+        self._settings, options = resolve(os.fsdecode(source), given)
+        _check_name(self._settings.backend)
+        self._source: Source = open_source(source, options)
+        self._variable: Variable = read_variable(self._source.metadata, variable)
         self._selection = Selection.whole(self._variable.shape)
-        self._settings = Settings(backend, default_workers() if workers is None else workers, executor, fallback, progress)
-        _check_name(backend)
 
     def with_options(
         self,
@@ -149,7 +170,7 @@ class Active:
     @property
     def variable(self) -> Variable:
         """All that is known of the whole variable: layout, codecs, missing values, chunk table."""
-        return self._variable
+        return locate(self._variable, self._source.metadata)
 
     @property
     def name(self) -> str:
@@ -200,7 +221,9 @@ class Active:
             raise ReductionError(f"name each reduction once, and at least one; these are {names}")
         kept = self._selection.kept
         axes = tuple(kept[axis] for axis in normalize_axes(axis, self.dims))
-        return plan(ReductionRequest(self._variable, self._selection, reductions, axes, skipna))
+        wanted = touched_chunks(self._variable, self._selection) if self._variable.table.unread is not None else None
+        variable = locate(self._variable, self._source.metadata, wanted)
+        return plan(ReductionRequest(variable, self._selection, reductions, axes, skipna))
 
     def explain(
         self, reduction: str | Reduction | tuple[str | Reduction, ...] = "mean", axis: Axis = None, *, skipna: bool = True
@@ -256,35 +279,34 @@ class Active:
             >>> result.report.where
             {'posix': 2}
         """
+        started = time.perf_counter()
         work = self.plan(reduction, axis, skipna=skipna)
-        settings, source, started = self._settings, self._source, time.perf_counter()
-        self._check_unchanged()
         aggregator = Aggregator(work)
-        with self._opened_backends() as (backend, local), self._bar(len(work)) as progress:
+        with self._opened_backends() as (backend, local), self._bar(len(work)) as progress, self._unchanged():
+            workers = self._settings.workers or backend.capabilities.workers or default_workers()
             outcome = run(
                 work,
                 backend,
                 local=local,
                 aggregator=aggregator,
-                workers=settings.workers,
-                executor=settings.executor,
-                fallback=settings.fallback,
+                workers=workers,
+                executor=self._settings.executor,
+                fallback=self._settings.fallback,
                 progress=progress,
             )
-            name = backend.name
-        self._check_unchanged()
-        _warn_of(outcome, len(work), name)
+        _warn_of(outcome, len(work), backend.name)
         values, count = aggregator.values(keepdims=keepdims)
         report = Report(
-            source=source.uri,
+            source=self._source.uri,
             variable=self.name,
-            backend=name,
+            backend=backend.name,
             chunks=len(work),
             where=outcome.where,
             bytes_read=outcome.bytes_read,
+            bytes_moved=outcome.bytes_moved,
             cells=self.size,
             seconds=time.perf_counter() - started,
-            workers=settings.workers,
+            workers=workers,
             reasons=outcome.reasons,
         )
         reduced = normalize_axes(axis, self.dims)
@@ -388,8 +410,17 @@ class Active:
         """Return where along `axis` the greatest value first is; over several axes, counted in C order. As for `run`."""
         return self.reduce("argmax", axis, keepdims=keepdims, skipna=skipna)
 
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Refuse to mix the metadata of one file with the bytes of another, whether these made an error or a number."""
+        try:
+            yield
+        except CorruptChunkError:
+            self._check_unchanged()
+            raise
+        self._check_unchanged()
+
     def _check_unchanged(self) -> None:
-        """Refuse to mix the metadata of one file with the bytes of another."""
         if self._source.current_version() != self._variable.version:
             raise SourceError(f"{self._source.uri}: has changed since it was opened; make a new Active of it")
 
@@ -400,10 +431,10 @@ class Active:
         with ExitStack() as opened:
             local = default_plugins().open("posix", self._source)
             opened.callback(local.close)
-            if given == "posix":
+            if given == local.name:
                 yield local, local
             elif isinstance(given, str):
-                backend = default_plugins().open(given, self._source)
+                backend = default_plugins().open(given, self._source, self._settings.for_backend)
                 opened.callback(backend.close)
                 yield backend, local
             else:

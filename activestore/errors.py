@@ -95,7 +95,26 @@ class SumOverflowError(ActivestoreError, OverflowError):
 
 
 class BackendError(ActivestoreError, RuntimeError):
-    """A backend failed."""
+    """A backend failed.
+
+    `reason` is what reports say of the chunks that were computed locally for it, without naming one of them: those with the
+    same reason are counted together. It is the message where nothing else is given.
+    """
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        """Take the message, and the reason if that is shorter."""
+        super().__init__(message)
+        self.reason = message if reason is None else reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restored, (type(self), str(self), self.__dict__)
+
+
+def _restored(kind: type[BackendError], message: str, fields: dict[str, object]) -> BackendError:
+    error = kind.__new__(kind, message)
+    error.args = (message,)
+    error.__dict__.update(fields)
+    return error
 
 
 class BackendUnavailableError(BackendError, ConnectionError):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from activestore.core.backend import Backend, refusal
+from activestore.core.backend import Backend, refusal_of
 from activestore.core.dispatch import Fallback
 from activestore.core.plan import Plan
 from activestore.display import chunk_grid_svg, page
@@ -71,8 +71,9 @@ def explain(plan: Plan, backend: Backend, *, fallback: Fallback) -> Explanation:
     tally = plan.tally(joined=backend.capabilities.joins)
     reasons: Counter[str] = Counter()
     if backend.name != "posix" and len(plan) <= _ASKED:
+        refuses = refusal_of(backend)
         for task in plan.tasks():
-            reason = refusal(task, backend.capabilities)
+            reason = refuses(task)
             if reason is not None and task.offset is not None:
                 reasons[reason] += 1
     refused = sum(reasons.values())

@@ -34,6 +34,6 @@ def activestore_backends() -> Iterable[BackendRecord]:  # type: ignore[empty-bod
         yield BackendRecord(name="mystore", open=MyBackend, description="reduces chunks in my store")
     ```
 
-    `MyBackend(source)` gives an object with `name`, `capabilities`, `reduce_chunk(task)` and `close()`: see
+    `MyBackend(source, options)` gives an object with `name`, `capabilities`, `reduce_chunk(task)` and `close()`: see
     `activestore.core.backend`.
     """

@@ -11,7 +11,7 @@ import pluggy
 
 from activestore import hookspecs
 from activestore.backends import posix
-from activestore.core.backend import Backend, BackendRecord
+from activestore.core.backend import Backend, BackendOptions, BackendRecord
 from activestore.core.variable import ReadableSource
 from activestore.errors import BackendUnavailableError, ConfigurationError
 
@@ -84,7 +84,7 @@ class Plugins:
             raise ConfigurationError(f"no backend {name!r}; {advice}{broken}")
         return record
 
-    def open(self, name: str, source: ReadableSource) -> Backend:
+    def open(self, name: str, source: ReadableSource, options: BackendOptions | None = None) -> Backend:
         """Return the backend `name`, opened for `source`.
 
         Raises:
@@ -95,7 +95,7 @@ class Plugins:
         problem = record.available()
         if problem is not None:
             raise BackendUnavailableError(f"the backend {name!r} cannot be used here: {problem}")
-        return record.open(source)
+        return record.open(source, BackendOptions() if options is None else options)
 
 
 def _manager() -> pluggy.PluginManager:

@@ -29,7 +29,9 @@ class Report:
     where: Mapping[str, int]
     """How many chunks were computed by what: a backend's name, "fill value", "local fallback", …"""
     bytes_read: int
-    """Bytes of stored chunks that were read for it."""
+    """Bytes of stored chunks that were read for it, here or by a server."""
+    bytes_moved: int
+    """Bytes that came to this process: the chunks that it computed itself, and the answers of a server."""
     cells: int
     """Numbers that were looked at."""
     seconds: float
@@ -42,10 +44,11 @@ class Report:
     def __str__(self) -> str:
         """Return it as a few lines."""
         where = ", ".join(f"{count} by {what}" for what, count in self.where.items()) or "none"
+        came = "" if self.bytes_moved == self.bytes_read else f"; {self.bytes_moved:,} bytes came here"
         lines = [
             f"{self.variable} of {self.source}",
             f"  chunks   {self.chunks:,}: {where}",
-            f"  read     {self.bytes_read:,} bytes for {self.cells:,} numbers",
+            f"  read     {self.bytes_read:,} bytes for {self.cells:,} numbers{came}",
             f"  time     {self.seconds:.3f} s, {self.workers} at once",
         ]
         lines += [f"  note     {count} chunks not by {self.backend}: {reason}" for reason, count in self.reasons.items()]

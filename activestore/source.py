@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -61,6 +61,16 @@ class LocalSource:
         """Modification time in nanoseconds, and size, when the file was opened."""
         return self._version
 
+    @property
+    def is_remote(self) -> bool:
+        """False: a read takes next to no time to begin."""
+        return False
+
+    @property
+    def metadata(self) -> LocalSource:
+        """The source itself: the operating system keeps what was read."""
+        return self
+
     def current_version(self) -> str:
         """Return the version that the file at this path has now.
 
@@ -105,7 +115,7 @@ def _version(status: os.stat_result) -> str:
     return f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
 
 
-def open_source(uri: str | os.PathLike[str]) -> Source:
+def open_source(uri: str | os.PathLike[str], storage_options: Mapping[str, object] | None = None) -> Source:
     """Return the source at `uri`: the path of a local file, or a `file://` address.
 
     Raises:

@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from activestore import Active
+from activestore import Active, Capabilities
 from activestore.backends.posix import PosixBackend
 from activestore.core.reductions import REDUCTIONS, Reduction, variance
 from activestore.errors import SumOverflowError
@@ -34,7 +33,7 @@ FEW = settings().max_examples // 2
 class OneByOne(PosixBackend):
     """The local backend without the means to compute small chunks together."""
 
-    capabilities = replace(PosixBackend.capabilities, joins=False)
+    capabilities = Capabilities(through_hdf5=True)
 
 
 @contextmanager

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import h5py
 import numpy as np
 
-from activestore.core.backend import BackendRecord, Capabilities
+from activestore.core.backend import BackendOptions, BackendRecord, Capabilities
+from activestore.core.dispatch import Budget
 from activestore.core.hdf5 import find_dataset, load_plugins, open_hdf5
 from activestore.core.kernel import decode_pieces, fill_chunk, reduce_chunk, reduce_values, wanted_part
 from activestore.core.task import Array, ChunkPartial, ChunkTask
@@ -19,6 +21,11 @@ from activestore.hookspecs import hookimpl
 
 __all__ = ["PosixBackend", "activestore_backends"]
 
+_MEMORY = 192 << 20
+"""Bytes, stored and decoded, of the chunks of a remote source that are at work at once."""
+_ON_DISK = Capabilities(through_hdf5=True, joins=True)
+_OVER_NETWORK = Capabilities(through_hdf5=True, joins=True, workers=16, batch=64)
+
 
 class PosixBackend:
     """Reads the chunks of one source and reduces them in the calling thread.
@@ -27,17 +34,35 @@ class PosixBackend:
     """
 
     name = "posix"
-    capabilities = Capabilities(through_hdf5=True, joins=True)
 
-    def __init__(self, source: ReadableSource) -> None:
-        """Reduce chunks of `source`."""
+    def __init__(self, source: ReadableSource, options: BackendOptions | None = None) -> None:  # noqa: ARG002  # it has none
+        """Reduce chunks of `source`; the backend has no options."""
         self._source = source
+        self._memory = Budget(_MEMORY)
         self._lock = threading.Lock()
         self._open_files = ExitStack()
         self._file: h5py.File | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
         return type(self), (self._source,)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the kernel can do; chunks that come over a network are asked for several at a time."""
+        return _OVER_NETWORK if self._source.is_remote else _ON_DISK
+
+    def reduce_chunks(self, tasks: Sequence[ChunkTask]) -> list[ChunkPartial]:
+        """Return the partial results of several chunks, whose bytes are asked for together.
+
+        Raises:
+            CorruptChunkError: A chunk is damaged or cut off.
+            UnsupportedError: Nothing installed can undo one of its filters.
+            SourceError: The source cannot be read.
+        """
+        ranges = [_ranges(task) for task in tasks]
+        with self._memory.of(sum(task.size + task.nbytes for task in tasks)):
+            read = iter(self._source.read_ranges([one for own in ranges for one in own]))
+            return [self._reduced(task, [next(read) for _ in own]) for task, own in zip(tasks, ranges, strict=True)]
 
     def reduce_chunk(self, task: ChunkTask) -> ChunkPartial:
         """Return the partial result of one chunk.
@@ -47,16 +72,18 @@ class PosixBackend:
             UnsupportedError: Nothing installed can undo one of its filters.
             SourceError: The source cannot be read.
         """
+        (partial,) = self.reduce_chunks((task,))
+        return partial
+
+    def _reduced(self, task: ChunkTask, raw: list[bytes]) -> ChunkPartial:
+        """Return the partial result of a chunk whose stored bytes are `raw`, in as many parts as `_ranges` gives."""
         if task.offset is None:
             return reduce_values(fill_chunk(task), task)
         if task.through_hdf5:
             return reduce_values(self._through_hdf5(task), task)
         if task.inline is not None:
             return reduce_chunk(task.inline[task.offset : task.offset + task.size], task)
-        if task.pieces is not None:
-            return reduce_values(decode_pieces(self._source.read_ranges(task.pieces), task), task)
-        (raw,) = self._source.read_ranges([(task.offset, task.size)])
-        return reduce_chunk(raw, task)
+        return reduce_chunk(raw[0], task) if task.pieces is None else reduce_values(decode_pieces(raw, task), task)
 
     def _through_hdf5(self, task: ChunkTask) -> Array:
         whole = np.zeros(task.shape, task.template.dtype)
@@ -94,6 +121,13 @@ def _hdf5_error(task: ChunkTask, error: Exception) -> CorruptChunkError | Unsupp
             "pip install 'activestore[codecs]', or the HDF5 plugin of that filter"
         )
     return CorruptChunkError(f"{task.describe()}: the HDF5 library cannot read it through {names or 'its layout'}: {error}")
+
+
+def _ranges(task: ChunkTask) -> tuple[tuple[int, int], ...]:
+    """Return offset and size of the bytes in the source that a task needs, none where they are not read as they are."""
+    if task.offset is None or task.through_hdf5 or task.inline is not None:
+        return ()
+    return ((task.offset, task.size),) if task.pieces is None else task.pieces
 
 
 @hookimpl

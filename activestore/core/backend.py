@@ -6,15 +6,25 @@ A backend computes components of chunks where their bytes are. What it cannot do
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from activestore.core.selection import Points, Slice
 from activestore.core.task import ChunkPartial, ChunkTask
 from activestore.core.variable import ReadableSource
+from activestore.errors import BackendError
 
-__all__ = ["Backend", "BackendRecord", "Capabilities", "refusal"]
+__all__ = [
+    "Backend",
+    "BackendOptions",
+    "BackendRecord",
+    "BatchBackend",
+    "Capabilities",
+    "SelectiveBackend",
+    "refusal",
+    "refusal_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +49,11 @@ class Capabilities:
     """Whether it takes several small chunks in one task (`ChunkTask.pieces`)."""
     through_hdf5: bool = False
     """Whether it can read chunks that only the HDF5 library can decode."""
+    workers: int | None = None
+    """How many calls are under way at once where the user does not say; None, for one that computes here, is as many as
+    there are processors."""
+    batch: int = 1
+    """How many tasks it takes in one call; if more than one, it is a `BatchBackend`."""
 
 
 @runtime_checkable
@@ -65,18 +80,58 @@ class Backend(Protocol):
         """Let go of what it holds; called once, when a run has ended."""
 
 
+@runtime_checkable
+class SelectiveBackend(Backend, Protocol):
+    """A backend that has to look at a task to know whether it can do it: its capabilities do not say it all."""
+
+    def refusal(self, task: ChunkTask) -> str | None:
+        """Return why it cannot do `task`, None if it can; nothing is read or asked for this."""
+
+
+@runtime_checkable
+class BatchBackend(Backend, Protocol):
+    """A backend that does several tasks in one call."""
+
+    def reduce_chunks(self, tasks: Sequence[ChunkTask]) -> Sequence[ChunkPartial | BackendError]:
+        """Return, for each task, its partial result, or why it could not be done.
+
+        Raises:
+            BackendError: None of them could be done.
+            CorruptChunkError: The bytes of one are damaged.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class BackendOptions:
+    """What a backend is opened with, besides the source."""
+
+    server: str | None = None
+    """Address of the server that computes, for backends that have one."""
+    options: Mapping[str, object] = field(default_factory=dict, repr=False)
+    """Options of the backend's own."""
+    workers: int | None = None
+    """How many calls the user wants under way at once; None if the user does not say."""
+
+
 @dataclass(frozen=True, slots=True)
 class BackendRecord:
     """What a plugin registers: a name, and how to open the backend for a source."""
 
     name: str
     """What users write: `Active(…, backend="name")`."""
-    open: Callable[[ReadableSource], Backend]
+    open: Callable[[ReadableSource, BackendOptions], Backend]
     """Returns the backend for one source; called once a run."""
     description: str
     """One line for `activestore backends`."""
     available: Callable[[], str | None] = lambda: None
     """Returns why it cannot be used here (a missing package, say), None if it can."""
+
+
+def refusal_of(backend: Backend) -> Callable[[ChunkTask], str | None]:
+    """Return the function that says why `backend` cannot do a task, None if it can."""
+    if not isinstance(backend, SelectiveBackend):
+        return lambda task: refusal(task, backend.capabilities)
+    return lambda task: refusal(task, backend.capabilities) or backend.refusal(task)
 
 
 def refusal(task: ChunkTask, capabilities: Capabilities) -> str | None:

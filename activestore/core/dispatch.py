@@ -12,22 +12,25 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from activestore.core.aggregate import Aggregator
-from activestore.core.backend import Backend, refusal
+from activestore.core.backend import Backend, BatchBackend, refusal_of
 from activestore.core.plan import Plan
 from activestore.core.task import ChunkPartial, ChunkTask
 from activestore.errors import BackendError, BackendRefusedError
 
-__all__ = ["Fallback", "Outcome", "default_workers", "run"]
+__all__ = ["Budget", "Fallback", "Outcome", "default_workers", "run"]
 
 Fallback = Literal["local", "error"]
 """What happens to a chunk that the backend cannot do: computed locally, or an error before any data are read."""
 
+LOCAL = "posix"
+"""Name of the backend that computes in this process."""
 _BATCH_BYTES = 4 << 20
 """Decoded bytes that make a batch full."""
 _BATCH_TASKS = 64
@@ -35,6 +38,35 @@ _LARGEST_KEPT = 31 << 20
 """Just under the 32 MiB up to which glibc raises its threshold."""
 _WINDOW = 3
 """Batches under way for each worker: one at work, the others ready."""
+
+
+class Budget:
+    """An amount of memory that threads share: who needs more than is left waits until others are done.
+
+    Examples:
+        >>> budget = Budget(100)
+        >>> with budget.of(70), budget.of(30):
+        ...     pass
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        """Share `nbytes`."""
+        self._total = self._left = nbytes
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def of(self, nbytes: int) -> Iterator[None]:
+        """Hold `nbytes` for the length of a `with` block; what is more than there is altogether waits to be alone."""
+        nbytes = min(nbytes, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= nbytes)
+            self._left -= nbytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += nbytes
+                self._changed.notify_all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +78,9 @@ class Outcome:
     reasons: dict[str, int]
     """Why chunks were not computed by the backend that was asked, and how many."""
     bytes_read: int
-    """Bytes of stored chunks that were read."""
+    """Bytes of stored chunks that were read, here or by a server."""
+    bytes_moved: int
+    """Bytes that came to this process: the chunks that it computed itself, and the answers of a server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +123,16 @@ def run(
         BackendRefusedError: `backend` cannot do a chunk and `fallback` is "error"; nothing was read.
         ActivestoreError: Whatever stopped a chunk. No more work is begun, and none is under way any more.
     """
-    if fallback == "error":
+    if fallback == "error" and backend is not local:
         _refuse_early(plan, backend)
     _keep_freed_memory()
     stop = threading.Event() if executor is None else None
     runner = _Runner(backend, local, fallback, stop)
     tally = _Tally(aggregator, backend, progress)
-    batches = _batches(plan.tasks(joined=backend.capabilities.joins))
+    abilities = backend.capabilities
+    # Work that waits for a network goes out in many small parts, work for processors in few large ones.
+    most = _BATCH_TASKS if abilities.workers is None else abilities.batch
+    batches = _batches(plan.tasks(joined=abilities.joins), most)
     start = list(itertools.islice(batches, 2))
     if executor is None and len(start) <= 1:
         for batch in start:
@@ -137,13 +174,13 @@ def _pump(batches: Iterable[list[ChunkTask]], runner: _Runner, executor: Executo
         raise
 
 
-def _batches(tasks: Iterator[ChunkTask]) -> Iterator[list[ChunkTask]]:
+def _batches(tasks: Iterator[ChunkTask], most: int) -> Iterator[list[ChunkTask]]:
     batch: list[ChunkTask] = []
     nbytes = 0
     for task in tasks:
         batch.append(task)
         nbytes += task.nbytes
-        if nbytes >= _BATCH_BYTES or len(batch) >= _BATCH_TASKS:
+        if nbytes >= _BATCH_BYTES or len(batch) >= most:
             yield batch
             batch, nbytes = [], 0
     if batch:
@@ -151,8 +188,9 @@ def _batches(tasks: Iterator[ChunkTask]) -> Iterator[list[ChunkTask]]:
 
 
 def _refuse_early(plan: Plan, backend: Backend) -> None:
+    refuses = refusal_of(backend)
     for task in plan.tasks():
-        reason = refusal(task, backend.capabilities)
+        reason = refuses(task)
         if reason is not None and task.offset is not None:
             raise BackendRefusedError(
                 f"{task.describe()}: the backend {backend.name!r} cannot do {reason}; "
@@ -171,20 +209,33 @@ class _Runner:
     """Set when the run is over before its time; none in other processes, which cannot see it."""
 
     def __call__(self, tasks: list[ChunkTask]) -> list[_Done]:
-        return [self._one(task) for task in tasks if self.stop is None or not self.stop.is_set()]
+        refuses = (lambda _: None) if self.backend is self.local else refusal_of(self.backend)
+        sent = [(task, None if task.offset is None else refuses(task)) for task in tasks]
+        if self.backend.capabilities.batch > 1 and isinstance(self.backend, BatchBackend):
+            answers = self._answers(self.backend, [task for task, reason in sent if task.offset is not None and reason is None])
+        else:
+            answers = None
+        return [self._one(task, reason, answers) for task, reason in sent if self.stop is None or not self.stop.is_set()]
 
-    def _one(self, task: ChunkTask) -> _Done:
-        if task.offset is None:
-            return _Done(self.local.reduce_chunk(task), None)
-        reason = None if self.backend is self.local else refusal(task, self.backend.capabilities)
-        if reason is not None:
+    def _answers(self, backend: BatchBackend, tasks: list[ChunkTask]) -> Iterator[ChunkPartial | BackendError]:
+        """Return what the backend makes of tasks that it takes together."""
+        try:
+            return iter(backend.reduce_chunks(tasks) if tasks else ())
+        except BackendError as error:
+            return itertools.repeat(error)
+
+    def _one(self, task: ChunkTask, reason: str | None, answers: Iterator[ChunkPartial | BackendError] | None) -> _Done:
+        if task.offset is None or reason is not None:
             return _Done(self.local.reduce_chunk(task), reason)
         try:
-            return _Done(self.backend.reduce_chunk(task), None)
+            answer = self.backend.reduce_chunk(task) if answers is None else next(answers)
+            if isinstance(answer, BackendError):
+                raise answer
         except BackendError as error:
             if self.fallback == "error":
                 raise
-            return _Done(self.local.reduce_chunk(task), str(error))
+            return _Done(self.local.reduce_chunk(task), error.reason)
+        return _Done(answer, None)
 
 
 class _Tally:
@@ -194,13 +245,16 @@ class _Tally:
         self._aggregator, self._backend, self._progress = aggregator, backend, progress
         self._where: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
-        self._bytes = 0
+        self._read = self._moved = 0
+        self._computes_here = backend.name == LOCAL
 
     def add(self, tasks: list[ChunkTask], done: list[_Done]) -> None:
         for task, one in zip(tasks, done, strict=True):
             self._aggregator.add(task, one.partial)
             self._where[self._place(task, one)] += task.chunks
-            self._bytes += task.size
+            self._read += task.size
+            here = self._computes_here or one.reason is not None
+            self._moved += task.size if here else one.partial.moved
             if one.reason is not None:
                 self._reasons[one.reason] += task.chunks
         if self._progress is not None:
@@ -214,4 +268,4 @@ class _Tally:
         return f"{self._backend.name} through HDF5" if task.through_hdf5 else self._backend.name
 
     def outcome(self) -> Outcome:
-        return Outcome(dict(self._where), dict(self._reasons), self._bytes)
+        return Outcome(dict(self._where), dict(self._reasons), self._read, self._moved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import math
@@ -15,7 +16,7 @@ import h5py
 import numpy as np
 
 from activestore.core.codecs import MAX_CHUNK_BYTES, Codec, hdf5_codec
-from activestore.core.hdf5_index import btree_address, read_btree
+from activestore.core.hdf5_index import BTree, btree_address
 from activestore.core.missing import is_unsigned, read_missing
 from activestore.core.packing import read_packing
 from activestore.core.variable import (
@@ -369,7 +370,9 @@ def _chunk_table(
     if creation.get_sizes() == (8, 8):
         root = btree_address(source, _place(dataset)[1], base=base)
     if root is not None:
-        return read_btree(source, root, base=base, extent=dataset.shape, shape=shape, chunk_shape=chunk_shape)
+        index = BTree(root, base, dataset.shape, shape, chunk_shape)
+        unread = dataclasses.replace(unwritten_table(grid), unread=index)
+        return unread if source.is_remote else index.read(source, None)
     return unplaced_table(grid) if _is_misplaced(dataset) else _iterated_table(dataset, grid, chunk_shape)
 
 

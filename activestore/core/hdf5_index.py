@@ -8,6 +8,7 @@ Source: HDF5 File Format Specification 3.0, III.A.1 (B-tree), IV.A.1 (object hea
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Iterator
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from activestore.core.variable import ChunkTable, ReadableSource, grid_shape, unwritten_table
 from activestore.errors import SourceError
 
-__all__ = ["btree_address", "read_btree"]
+__all__ = ["BTree", "btree_address", "read_btree"]
 
 _UNDEFINED = 0xFFFFFFFFFFFFFFFF
 _HEADER = 24
@@ -94,6 +95,33 @@ def _messages_v2(source: ReadableSource, position: int, start: bytes, base: int)
             yield kind, body
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class BTree:
+    """The chunk index of one variable, before it is read; the fields are the parameters of `read_btree`."""
+
+    root: int
+    base: int
+    extent: tuple[int, ...]
+    shape: tuple[int, ...]
+    chunk_shape: tuple[int, ...]
+
+    def read(self, source: ReadableSource, wanted: npt.NDArray[np.int64] | None) -> ChunkTable:
+        """Return the table of the chunks `wanted`; of all for None.
+
+        Raises:
+            SourceError: The index is damaged.
+        """
+        return read_btree(
+            source,
+            self.root,
+            base=self.base,
+            extent=self.extent,
+            shape=self.shape,
+            chunk_shape=self.chunk_shape,
+            wanted=wanted,
+        )
+
+
 def read_btree(
     source: ReadableSource,
     root: int,
@@ -102,6 +130,7 @@ def read_btree(
     extent: tuple[int, ...],
     shape: tuple[int, ...],
     chunk_shape: tuple[int, ...],
+    wanted: npt.NDArray[np.int64] | None = None,
 ) -> ChunkTable:
     """Return the chunk table that the B-tree at `root` holds.
 
@@ -112,6 +141,8 @@ def read_btree(
         extent: Lengths of the dataset; chunks outside it are left out.
         shape: Lengths of the variable, whose grid the table is for.
         chunk_shape: Lengths of a chunk.
+        wanted: Positions in the grid, ascending, of the chunks that count: only branches that can hold them are read.
+            None for all.
 
     Raises:
         SourceError: The index is damaged.
@@ -125,7 +156,7 @@ def read_btree(
             for first in range(0, len(level), _BATCH):
                 depth, rows, address = _read_nodes(source, level[first : first + _BATCH], len(shape), depth)
                 if depth:
-                    children.append(address + base)
+                    children.append(address[_branches(rows, shape, chunk_shape, wanted)] + base)
                 else:
                     columns.append(_leaf_columns(rows, address + base, shape, extent, chunk_shape))
             if depth == 0 or not children:
@@ -134,7 +165,27 @@ def read_btree(
             depth = (depth or 0) - 1
             if len(level) * _HEADER > source.size:
                 raise SourceError(f"{source.uri}: the chunk index is damaged: it names more nodes than the file can hold")
-    return _table(columns, grid_shape(shape, chunk_shape), source.uri)
+    table = _table(columns, grid_shape(shape, chunk_shape), source.uri)
+    return table if wanted is None else dataclasses.replace(table, partial=True)
+
+
+def _branches(
+    rows: npt.NDArray[np.void],
+    shape: tuple[int, ...],
+    chunk_shape: tuple[int, ...],
+    wanted: npt.NDArray[np.int64] | None,
+) -> npt.NDArray[np.bool_]:
+    """Return which children of inner nodes can hold a wanted chunk: each has the chunks from its key up to the next one's."""
+    every = np.ones(len(rows), bool)
+    starts = rows["start"][:, : len(shape)].astype(np.int64)
+    if wanted is None or np.any(starts >= np.array(shape)):
+        # What lies outside a dataset that has shrunk has no position in the grid.
+        return every
+    first = np.ravel_multi_index(tuple((starts // np.array(chunk_shape)).T), grid_shape(shape, chunk_shape)).astype(np.int64)
+    if np.any(first[1:] < first[:-1]):
+        return every
+    before = np.searchsorted(wanted, first)
+    return np.asarray(np.append(before[1:], len(wanted)) > before)
 
 
 def _table(columns: list[tuple[npt.NDArray[np.int64], ...]], grid: tuple[int, ...], uri: str) -> ChunkTable:

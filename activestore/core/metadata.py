@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
 from activestore.core import classic, hdf5
 from activestore.core.variable import ChunkTable, ReadableSource, Variable
 from activestore.errors import SourceError
 
-__all__ = ["ChunkTable", "Variable", "read_variable", "variable_names"]
+__all__ = ["ChunkTable", "Variable", "locate", "read_variable", "variable_names"]
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -33,6 +38,22 @@ def read_variable(source: ReadableSource, name: str) -> Variable:
         SourceError: The source is neither HDF5 nor netCDF, or damaged.
     """
     return classic.read_variable(source, name) if _is_classic(source) else hdf5.read_variable(source, name)
+
+
+def locate(variable: Variable, source: ReadableSource, wanted: npt.NDArray[np.int64] | None = None) -> Variable:
+    """Return the variable with its chunk table read, as far as `wanted` needs it.
+
+    Parameters:
+        variable: The variable; it is returned as it is if its chunk table has been read.
+        source: Where it was read from.
+        wanted: Positions of chunks in the grid, counted in C order, ascending; None for all.
+
+    Raises:
+        SourceError: The chunk index is damaged.
+    """
+    if variable.table.unread is None:
+        return variable
+    return dataclasses.replace(variable, table=variable.table.unread.read(source, wanted))
 
 
 def _is_classic(source: ReadableSource) -> bool:

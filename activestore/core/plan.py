@@ -18,7 +18,7 @@ from activestore.core.task import ChunkTask, Component, TaskTemplate
 from activestore.core.variable import Variable, contiguous_table
 from activestore.errors import SelectionError
 
-__all__ = ["Plan", "ReductionRequest", "Tally", "normalize_axes", "plan"]
+__all__ = ["Plan", "ReductionRequest", "Tally", "normalize_axes", "plan", "touched_chunks"]
 
 _BATCH = 4096
 """Chunks looked up at a time while tasks are made."""
@@ -237,6 +237,21 @@ def _trimmed(task: ChunkTask) -> ChunkTask:
         if shape[dim] > 1:
             break
     return dataclasses.replace(task, shape=tuple(shape), region=tuple(region), origin=tuple(origin), offset=offset, size=size)
+
+
+def touched_chunks(variable: Variable, selection: Selection) -> npt.NDArray[np.int64] | None:
+    """Return the positions in the chunk grid, counted in C order and ascending, that a selection touches; None for all.
+
+    Examples:
+        >>> from activestore import Active
+        >>> touched_chunks(Active("docs/tas.nc", "tas").variable, Selection.whole((24, 18, 36))[12:])
+        array([1])
+    """
+    grid = variable.table.grid
+    along = [ChunkParts(*pair).chunks for pair in zip(selection.positions, variable.chunk_shape, strict=True)]
+    if math.prod(map(len, along)) == math.prod(grid):
+        return None
+    return np.ravel_multi_index(np.ix_(*along), grid).reshape(-1).astype(np.int64) if along else None
 
 
 def plan(request: ReductionRequest) -> Plan:

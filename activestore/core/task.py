@@ -178,3 +178,5 @@ class ChunkPartial:
     """Each component's state."""
     count: npt.NDArray[np.int64]
     """How many values are valid under each cell."""
+    moved: int = 0
+    """Bytes of the answer, where it came over a network."""

@@ -17,6 +17,7 @@ from activestore.core.packing import Packing, unpacked_dtype
 from activestore.errors import VariableNotFoundError
 
 __all__ = [
+    "ChunkIndex",
     "ChunkTable",
     "ReadableSource",
     "Variable",
@@ -48,6 +49,14 @@ class ReadableSource(Protocol):
     def version(self) -> str:
         """A mark that changes when the bytes change (modification time, ETag)."""
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether each read waits for a network, so that many small ones are better asked for at once."""
+
+    @property
+    def metadata(self) -> ReadableSource:
+        """The same bytes, for reading metadata: what was read once is kept."""
+
     def current_version(self) -> str:
         """Return the version that the source has now."""
 
@@ -56,6 +65,13 @@ class ReadableSource(Protocol):
 
     def for_hdf5(self) -> str | BinaryIO:
         """Return what the HDF5 library can open: a path, or a binary file object."""
+
+
+class ChunkIndex(Protocol):
+    """The index of a variable's chunks, before it is read."""
+
+    def read(self, source: ReadableSource, wanted: npt.NDArray[np.int64] | None) -> ChunkTable:
+        """Return the table of the chunks `wanted`, ascending positions in the grid counted in C order; None is all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +90,10 @@ class ChunkTable:
     """Bit i is set where filter i of the pipeline was skipped for the chunk."""
     inline: bytes | None = None
     """The data themselves, where the file keeps them among its metadata (compact layout); `offset` counts in it."""
+    unread: ChunkIndex | None = None
+    """Where the columns are still to be read from: `locate` reads those that a selection needs. None if they are here."""
+    partial: bool = False
+    """Whether only the chunks of one selection are here: of others it says nothing."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -85,6 +105,8 @@ class ChunkTable:
 
     def lookup(self, linear: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the row of each chunk given by its position in the grid, -1 where it was never written."""
+        if self.unread is not None:
+            raise ValueError("the chunk index has not been read: locate the chunks first")
         if len(self.index) == math.prod(self.grid):
             return linear
         if not len(self.index):
