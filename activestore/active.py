@@ -59,7 +59,7 @@ class Active:
 
     __slots__ = ("_selection", "_settings", "_source", "_variable")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the one door has all the options
         self,
         source: str | os.PathLike[str],
         variable: str,
