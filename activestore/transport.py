@@ -1,0 +1,271 @@
+"""HTTP as sources and backends need it: pooled connections, verified TLS, time limits, capped answers, retries with jitter.
+
+`urllib3` does the work; what is added here is what every caller would have to say again.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import ssl
+import threading
+import time
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+from weakref import WeakSet
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    InsecureRequestWarning,
+    LocationParseError,
+    NameResolutionError,
+    ReadTimeoutError,
+)
+
+from activestore.errors import ConfigurationError
+from activestore.redaction import public_address
+
+__all__ = ["Answer", "Client", "HttpOptions", "NoAnswerError"]
+
+_RETRIED = frozenset({429, 500, 502, 503, 504})
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 8.0
+"""Seconds up to which the first and any later retry wait."""
+
+
+class NoAnswerError(Exception):
+    """A server did not answer, or not in full; callers translate it. The message holds no secrets."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpOptions:
+    """How a server is talked to."""
+
+    connections: int = 16
+    """Connections that are open at once, at most, to one host."""
+    verify: bool | str = True
+    """Whether TLS certificates are verified; a path names a file of the authorities that are trusted."""
+    connect_timeout: float = 10.0
+    """Seconds to wait for a connection."""
+    read_timeout: float = 60.0
+    """Seconds to wait for the next bytes of an answer."""
+    retries: int = 4
+    """How many times a request is sent again after a lost connection or an answer of 429, 500, 502, 503 or 504."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answered."""
+
+    status: int
+    """The HTTP status."""
+    headers: Mapping[str, str]
+    """The headers; names in any case."""
+    body: bytes
+    """The body, in full."""
+
+
+class Client:
+    """Sends requests over connections that are kept open; used from many threads at once."""
+
+    def __init__(self, options: HttpOptions) -> None:
+        """Prepare for requests; nothing is sent.
+
+        Raises:
+            ConfigurationError: The file of authorities cannot be read.
+        """
+        self._options = options
+        self._live: WeakSet[HTTPConnection] = WeakSet()
+        self._generation = 0
+        self._lock = threading.Lock()
+        self._managers: dict[str | None, urllib3.PoolManager] = {}
+        self._context = _tls_context(options.verify)
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        most: int,
+        retries: int | None = None,
+    ) -> Answer:
+        """Return the answer to a request, sent again where that may help.
+
+        Parameters:
+            method: "GET", "HEAD", "POST".
+            url: Where to. Redirects are not followed.
+            headers: Headers of the request.
+            body: Bytes to send.
+            most: Bytes that the answer may have.
+            retries: In place of what the options say.
+
+        Raises:
+            NoAnswerError: There is none, or not in full, or it is larger than `most`.
+        """
+        left = self._options.retries if retries is None else retries
+        generation, pause = self._generation, _FIRST_PAUSE
+        while True:
+            try:
+                answer = self._once(method, url, headers or {}, body, most)
+                if answer.status not in _RETRIED or left <= 0:
+                    return answer
+            except (HTTPError, OSError) as error:
+                if left <= 0 or generation != self._generation or _hopeless(error):
+                    raise NoAnswerError(_described(error, url)) from error
+            time.sleep(random.uniform(0, pause))  # noqa: S311  # spreads retries, keeps no secret
+            left, pause = left - 1, min(2 * pause, _LONGEST_PAUSE)
+
+    def abandon(self) -> None:
+        """Break off the requests that are under way, which then fail; later ones are sent as ever."""
+        self._generation += 1
+        for connection in list(self._live):
+            if connection.sock is not None:
+                with suppress(OSError):  # it may be closed by now
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            managers, self._managers = list(self._managers.values()), {}
+        for manager in managers:
+            manager.clear()
+
+    def _once(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, most: int) -> Answer:
+        response = self._manager(url).urlopen(
+            method,
+            url,
+            body=body,
+            headers={"Accept-Encoding": "identity", "User-Agent": "activestore", **headers},
+            preload_content=False,
+            redirect=False,
+            retries=False,
+            timeout=urllib3.Timeout(connect=self._options.connect_timeout, read=self._options.read_timeout),
+        )
+        try:
+            data = _read(response, url, most)
+        except BaseException:
+            response.close()
+            raise
+        response.release_conn()
+        return Answer(response.status, response.headers, data)
+
+    def _manager(self, url: str) -> urllib3.PoolManager:
+        proxy = _proxy_of(url)
+        with self._lock:
+            if proxy not in self._managers:
+                self._managers[proxy] = self._new_manager(proxy)
+            return self._managers[proxy]
+
+    def _new_manager(self, proxy: str | None) -> urllib3.PoolManager:
+        settings: dict[str, Any] = {"maxsize": self._options.connections, "block": True, "ssl_context": self._context}
+        manager = urllib3.PoolManager(**settings) if proxy is None else urllib3.ProxyManager(proxy, **settings)
+        manager.pool_classes_by_scheme = _pools_that_register(self._live)
+        return manager
+
+
+def _pools_that_register(live: WeakSet[HTTPConnection]) -> dict[str, type[HTTPConnectionPool]]:
+    """Return classes of pools whose connections are put into `live` when they are made."""
+
+    class Plain(HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            live.add(self)
+
+    class Secure(HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            live.add(self)
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    return {"http": PlainPool, "https": SecurePool}
+
+
+def _read(response: urllib3.BaseHTTPResponse, url: str, most: int) -> bytes:
+    """Return the body, in full.
+
+    Raises:
+        NoAnswerError: It is larger than it may be.
+    """
+    said = response.length_remaining
+    if said is None or said <= most:
+        data: bytes = response.read(most + 1)
+        if len(data) <= most:
+            return data
+    raise NoAnswerError(f"{public_address(url)} answers with more than the {most:,} bytes that it may")
+
+
+def _hopeless(error: Exception) -> bool:
+    """Return whether the same would happen again: a certificate is not trusted, a name is not known."""
+    return any(isinstance(found, (ssl.SSLError, NameResolutionError, LocationParseError)) for found in _causes(error))
+
+
+_ADVICE: tuple[tuple[type[BaseException], str], ...] = (
+    (ssl.SSLCertVerificationError, "its TLS certificate is not trusted ({}); name the file of its authority"),
+    (ssl.SSLError, "does not speak TLS ({}); is it a plain http:// server?"),
+    (NameResolutionError, "there is no host of that name; check the address"),
+    (ConnectTimeoutError, "no connection within the time limit; check the address, the network and the proxy"),
+    (ReadTimeoutError, "no answer within the time limit"),
+    (TimeoutError, "no answer within the time limit"),
+    (ConnectionRefusedError, "nothing listens there; check the address and whether the server runs"),
+)
+
+
+def _described(error: BaseException, url: str) -> str:
+    """Return what went wrong and what to try, in one line without secrets."""
+    chain = list(_causes(error))
+    for kind, advice in _ADVICE:
+        for found in chain:
+            if isinstance(found, kind):
+                what = getattr(found, "verify_message", None) or getattr(found, "reason", "")
+                return f"{public_address(url)}: {advice.format(what)}"
+    return f"{public_address(url)}: the connection was lost ({type(chain[-1]).__name__})"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _proxy_of(url: str) -> str | None:
+    """Return the proxy that the environment names for an address."""
+    parts = urlsplit(url)
+    proxies = urllib.request.getproxies()
+    if not proxies or urllib.request.proxy_bypass(parts.hostname or ""):
+        return None
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+def _tls_context(verify: bool | str) -> ssl.SSLContext:
+    """Return how TLS is spoken.
+
+    Raises:
+        ConfigurationError: The file of authorities cannot be read.
+    """
+    named = verify if isinstance(verify, str) else os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    try:
+        context = ssl.create_default_context(cafile=named or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"{named}: no certificates of authorities can be read from it ({error})") from error
+    if verify is False:
+        warnings.warn("TLS certificates are not verified: anyone on the way can change the numbers", UserWarning, stacklevel=3)
+        warnings.filterwarnings("ignore", category=InsecureRequestWarning)  # ours says it once
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
