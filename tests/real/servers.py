@@ -136,9 +136,7 @@ def run_web_server(folder: Path, authority: Authority | None = None) -> Iterator
 
 
 def _nginx_settings(folder: Path, served: Path, *, port: int, authority: Authority | None) -> str:
-    temporary = "".join(
-        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
+    temporary = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     tls = f"ssl_certificate {authority.cert_file}; ssl_certificate_key {authority.key_file};" if authority else ""
     # One process only: it is ended by its id, and a worker of root's would have no right to read the tests' folders.
     return f"""
