@@ -112,7 +112,7 @@ class Active:
         self._settings, options = resolve(os.fsdecode(source), given)
         _check_name(self._settings.backend)
         self._source: Source = open_source(source, options)
-        self._variable: Variable = read_variable(self._source.metadata, variable)
+        self._variable: Variable = read_variable(self._source, variable)
         self._selection = Selection.whole(self._variable.shape)
 
     def with_options(
@@ -170,7 +170,7 @@ class Active:
     @property
     def variable(self) -> Variable:
         """All that is known of the whole variable: layout, codecs, missing values, chunk table."""
-        return locate(self._variable, self._source.metadata)
+        return locate(self._variable, self._source)
 
     @property
     def name(self) -> str:
@@ -222,7 +222,7 @@ class Active:
         kept = self._selection.kept
         axes = tuple(kept[axis] for axis in normalize_axes(axis, self.dims))
         wanted = touched_chunks(self._variable, self._selection) if self._variable.table.unread is not None else None
-        variable = locate(self._variable, self._source.metadata, wanted)
+        variable = locate(self._variable, self._source, wanted)
         return plan(ReductionRequest(variable, self._selection, reductions, axes, skipna))
 
     def explain(

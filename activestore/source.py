@@ -1,4 +1,4 @@
-"""Sources of bytes: a local file, read at many places at once."""
+"""Sources of bytes, read at many places at once: local files here, the others have modules of their own."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import os
 import stat
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from activestore.core.variable import ReadableSource
 from activestore.errors import SourceError, UnsupportedError, map_errors
+from activestore.redaction import public_address, without_secrets
 
 __all__ = ["LocalSource", "Source", "open_source"]
 
 Source = ReadableSource
-"""What a source offers: `uri`, `size`, `version`, `read_ranges`, `for_hdf5`."""
+"""What a source offers: `uri`, `size`, `version`, `read_ranges`, `metadata`, `for_hdf5`."""
 
 
 class LocalSource:
@@ -66,10 +68,9 @@ class LocalSource:
         """False: a read takes next to no time to begin."""
         return False
 
-    @property
-    def metadata(self) -> LocalSource:
-        """The source itself: the operating system keeps what was read."""
-        return self
+    def metadata(self) -> AbstractContextManager[LocalSource]:
+        """Give the source itself: the operating system keeps what was read."""
+        return nullcontext(self)
 
     def current_version(self) -> str:
         """Return the version that the file at this path has now.
@@ -99,6 +100,9 @@ class LocalSource:
             data += more
         return data
 
+    def abandon(self) -> None:
+        """Do nothing: reads of a disk do not wait long."""
+
     def for_hdf5(self) -> str:
         """Return the path."""
         return self._path
@@ -116,12 +120,16 @@ def _version(status: os.stat_result) -> str:
 
 
 def open_source(uri: str | os.PathLike[str], storage_options: Mapping[str, object] | None = None) -> Source:
-    """Return the source at `uri`: the path of a local file, or a `file://` address.
+    """Return the source at `uri`.
+
+    Parameters:
+        uri: Path of a local file, `file://…`, `s3://bucket/key`, `http(s)://…`, or any address that fsspec reads.
+        storage_options: How the store is reached, as fsspec takes it.
 
     Raises:
         SourceNotFoundError: There is nothing there.
         SourceError: It cannot be opened.
-        UnsupportedError: The address is not one of a local file.
+        UnsupportedError: The address is of a kind that nothing installed here reads.
 
     Examples:
         >>> open_source("no/such/file.nc")
@@ -131,8 +139,32 @@ def open_source(uri: str | os.PathLike[str], storage_options: Mapping[str, objec
     """
     text = os.fsdecode(uri)
     scheme, colon, _ = text.partition("://")
-    if not colon:
+    if not colon and "::" not in text:
         return LocalSource(text)
-    if scheme != "file":
-        raise UnsupportedError(f"{text}: addresses of the kind {scheme}:// cannot be read yet; copy the file to a local disk")
-    return LocalSource(unquote(urlsplit(text).path))
+    if scheme == "file":
+        return LocalSource(unquote(urlsplit(text).path))
+    return _open_remote(text, scheme, dict(storage_options or {}))
+
+
+def _open_remote(uri: str, scheme: str, options: dict[str, Any]) -> Source:  # Any: options of many types
+    """Return a source elsewhere.
+
+    Raises:
+        UnsupportedError: A package that it needs is not installed.
+    """
+    reopen = (open_source, (uri if "@" not in uri else public_address(uri), without_secrets(options)))
+    try:
+        from activestore.fsspec_source import FsspecSource  # noqa: PLC0415  # slow to import
+        from activestore.http_source import HttpSource, WebFile  # noqa: PLC0415  # needs an optional package
+
+        if scheme in ("s3", "s3a"):
+            from activestore.s3 import find_object  # noqa: PLC0415  # needs an optional package
+
+            found = find_object(uri, options)
+            return FsspecSource(uri, options, reopen) if found is None else HttpSource(uri, found, reopen)
+    except ImportError as error:
+        extra = "s3" if scheme.startswith("s3") else "http"
+        raise UnsupportedError(f"{public_address(uri)}: needs {error.name}: pip install 'activestore[{extra}]'") from error
+    if scheme in ("http", "https") and set(options) <= {"headers", "client_kwargs", "verify"}:
+        return HttpSource(uri, WebFile(uri, options), reopen)
+    return FsspecSource(uri, options, reopen)

@@ -16,7 +16,7 @@ from activestore.core.hdf5 import find_dataset, load_plugins, open_hdf5
 from activestore.core.kernel import decode_pieces, fill_chunk, reduce_chunk, reduce_values, wanted_part
 from activestore.core.task import Array, ChunkPartial, ChunkTask
 from activestore.core.variable import ReadableSource
-from activestore.errors import CorruptChunkError, UnsupportedError
+from activestore.errors import ActivestoreError, CorruptChunkError, UnsupportedError
 from activestore.hookspecs import hookimpl
 
 __all__ = ["PosixBackend", "activestore_backends"]
@@ -96,6 +96,8 @@ class PosixBackend:
             box = tuple(slice(start, min(start + n, end)) for start, n, end in stops)
             try:
                 read = dataset[box]
+            except ActivestoreError:
+                raise
             except (OSError, RuntimeError) as error:
                 raise _hdf5_error(task, error) from error
         # h5py makes truth values of an enumeration of FALSE and TRUE, however wide; all else has the stored bytes.
@@ -103,6 +105,10 @@ class PosixBackend:
         stored = np.ascontiguousarray(read).view(whole.dtype) if viewed else np.asarray(read, whole.dtype)
         whole[tuple(slice(0, n) for n in stored.shape)] = stored
         return wanted_part(whole, task)
+
+    def abandon(self) -> None:
+        """Break off the reads that are under way."""
+        self._source.abandon()
 
     def close(self) -> None:
         """Close the file that was opened for the HDF5 library, if any."""

@@ -21,6 +21,7 @@ __all__ = [
     "BackendRecord",
     "BatchBackend",
     "Capabilities",
+    "InterruptibleBackend",
     "SelectiveBackend",
     "refusal",
     "refusal_of",
@@ -99,6 +100,14 @@ class BatchBackend(Backend, Protocol):
             BackendError: None of them could be done.
             CorruptChunkError: The bytes of one are damaged.
         """
+
+
+@runtime_checkable
+class InterruptibleBackend(Backend, Protocol):
+    """A backend whose calls can be broken off: they may wait long for a network."""
+
+    def abandon(self) -> None:
+        """Make the calls that are under way end soon, with an error; a run was stopped or has failed."""
 
 
 @dataclass(frozen=True, slots=True)

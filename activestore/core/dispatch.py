@@ -10,21 +10,24 @@ import itertools
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from activestore.core.aggregate import Aggregator
-from activestore.core.backend import Backend, BatchBackend, refusal_of
+from activestore.core.backend import Backend, BatchBackend, InterruptibleBackend, refusal_of
 from activestore.core.plan import Plan
 from activestore.core.task import ChunkPartial, ChunkTask
 from activestore.errors import BackendError, BackendRefusedError
 
-__all__ = ["Budget", "Fallback", "Outcome", "default_workers", "run"]
+__all__ = ["Budget", "Fallback", "Outcome", "concurrently", "default_workers", "run"]
+
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 
 Fallback = Literal["local", "error"]
 """What happens to a chunk that the backend cannot do: computed locally, or an error before any data are read."""
@@ -38,6 +41,26 @@ _LARGEST_KEPT = 31 << 20
 """Just under the 32 MiB up to which glibc raises its threshold."""
 _WINDOW = 3
 """Batches under way for each worker: one at work, the others ready."""
+
+
+def concurrently(
+    function: Callable[[_Item], _Found], items: Sequence[_Item], workers: int, *, abandon: Callable[[], object] = lambda: None
+) -> list[_Found]:
+    """Return what `function` makes of each item, several at once; if one fails, `abandon` is called to end the others.
+
+    Examples:
+        >>> concurrently(abs, [-1, 2], 2)
+        [1, 2]
+    """
+    if len(items) <= 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(min(workers, len(items)), thread_name_prefix="activestore") as pool:
+        try:
+            return list(pool.map(function, items))
+        except BaseException:
+            abandon()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 class Budget:
@@ -171,6 +194,7 @@ def _pump(batches: Iterable[list[ChunkTask]], runner: _Runner, executor: Executo
             runner.stop.set()
         for _, future in under_way:
             future.cancel()
+        runner.abandon()
         raise
 
 
@@ -216,6 +240,12 @@ class _Runner:
         else:
             answers = None
         return [self._one(task, reason, answers) for task, reason in sent if self.stop is None or not self.stop.is_set()]
+
+    def abandon(self) -> None:
+        """Break off what waits for a network."""
+        for backend in (self.backend, self.local):
+            if isinstance(backend, InterruptibleBackend):
+                backend.abandon()
 
     def _answers(self, backend: BatchBackend, tasks: list[ChunkTask]) -> Iterator[ChunkPartial | BackendError]:
         """Return what the backend makes of tasks that it takes together."""

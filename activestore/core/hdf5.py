@@ -63,6 +63,8 @@ def open_hdf5(source: ReadableSource) -> Iterator[h5py.File]:
     """
     try:
         file = h5py.File(source.for_hdf5(), "r")
+    except ActivestoreError:
+        raise
     except OSError as error:
         raise SourceError(f"{source.uri}: the HDF5 library cannot open it ({error}); is it cut off or damaged?") from error
     with file:

@@ -22,7 +22,8 @@ def variable_names(source: ReadableSource) -> list[str]:
     Raises:
         SourceError: It is neither HDF5 nor netCDF, or damaged.
     """
-    return classic.variable_names(source) if _is_classic(source) else hdf5.variable_names(source)
+    with source.metadata() as kept:
+        return classic.variable_names(kept) if _is_classic(kept) else hdf5.variable_names(kept)
 
 
 def read_variable(source: ReadableSource, name: str) -> Variable:
@@ -37,7 +38,8 @@ def read_variable(source: ReadableSource, name: str) -> Variable:
         NotNumericError: It holds text or records.
         SourceError: The source is neither HDF5 nor netCDF, or damaged.
     """
-    return classic.read_variable(source, name) if _is_classic(source) else hdf5.read_variable(source, name)
+    with source.metadata() as kept:
+        return classic.read_variable(kept, name) if _is_classic(kept) else hdf5.read_variable(kept, name)
 
 
 def locate(variable: Variable, source: ReadableSource, wanted: npt.NDArray[np.int64] | None = None) -> Variable:
@@ -53,7 +55,8 @@ def locate(variable: Variable, source: ReadableSource, wanted: npt.NDArray[np.in
     """
     if variable.table.unread is None:
         return variable
-    return dataclasses.replace(variable, table=variable.table.unread.read(source, wanted))
+    with source.metadata() as kept:
+        return dataclasses.replace(variable, table=variable.table.unread.read(kept, wanted))
 
 
 def _is_classic(source: ReadableSource) -> bool:

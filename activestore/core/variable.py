@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, Protocol
 
@@ -53,15 +54,17 @@ class ReadableSource(Protocol):
     def is_remote(self) -> bool:
         """Whether each read waits for a network, so that many small ones are better asked for at once."""
 
-    @property
-    def metadata(self) -> ReadableSource:
-        """The same bytes, for reading metadata: what was read once is kept."""
+    def metadata(self) -> AbstractContextManager[ReadableSource]:
+        """Return the same bytes, for reading metadata in a `with` block: what is read is kept for later."""
 
     def current_version(self) -> str:
         """Return the version that the source has now."""
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of each (offset, size); fewer than `size` only at the end of the source."""
+
+    def abandon(self) -> None:
+        """Make the reads that are under way end soon, with an error."""
 
     def for_hdf5(self) -> str | BinaryIO:
         """Return what the HDF5 library can open: a path, or a binary file object."""

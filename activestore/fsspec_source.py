@@ -1,0 +1,121 @@
+"""Files wherever fsspec reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import fsspec.core
+
+from activestore.blocks import MetadataView, data_file
+from activestore.errors import ActivestoreError, SourceError, UnsupportedError, map_errors
+from activestore.ranges import cut_ranges, merged_ranges
+from activestore.redaction import public_address
+
+__all__ = ["FsspecSource"]
+
+
+class FsspecSource:
+    """Anything else that fsspec reads; picklable, without secrets."""
+
+    is_remote = True
+
+    def __init__(self, uri: str, options: Mapping[str, Any], reopen: tuple[Any, ...]) -> None:  # Any: options of many types
+        """Open the file at `uri`.
+
+        Raises:
+            SourceNotFoundError: There is nothing there.
+            SourceError: It cannot be reached.
+            UnsupportedError: fsspec does not know such addresses, or lacks the package for them.
+        """
+        self._uri, self._reopen = public_address(uri), reopen
+        with _named(self._uri):
+            self._files, self._path = fsspec.core.url_to_fs(uri, **options)
+        self._size, self._version = self._status()
+        self._view = MetadataView(self, {})
+
+    def __repr__(self) -> str:
+        return f"FsspecSource({self._uri!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
+        return self._reopen
+
+    @property
+    def uri(self) -> str:
+        """The address, without user and password."""
+        return self._uri
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file when it was opened."""
+        return self._size
+
+    @property
+    def version(self) -> str:
+        """What fsspec tells of its version when it was opened: ETag, time of modification, and size."""
+        return self._version
+
+    @contextmanager
+    def metadata(self) -> Iterator[MetadataView]:
+        """Give a view of it that keeps what is read."""
+        yield self._view
+
+    def current_version(self) -> str:
+        """Return the version that the file has now.
+
+        Raises:
+            SourceError: It cannot be reached.
+        """
+        return self._status()[1]
+
+    def _status(self) -> tuple[int, str]:
+        with _named(self._uri):
+            self._files.invalidate_cache(self._files._parent(self._path))
+            info = self._files.info(self._path)
+        if info.get("type") == "directory" or info.get("size") is None:
+            raise SourceError(f"{self._uri}: is not a file; name a netCDF or HDF5 file")
+        marks = [
+            str(info[name]) for name in ("ETag", "etag", "mtime", "LastModified", "last_modified", "created") if info.get(name)
+        ]
+        return int(info["size"]), " ".join([*marks, str(info["size"])])
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of each (offset, size), fewer only at the end; ranges that nearly touch are asked for together.
+
+        Raises:
+            SourceError: They cannot be read.
+        """
+        clipped = [(offset, max(0, min(size, self._size - offset))) for offset, size in ranges]
+        merged = merged_ranges(clipped)
+        starts = [start for start, _ in merged]
+        with _named(self._uri):
+            found = self._files.cat_ranges([self._path] * len(merged), starts, [start + length for start, length in merged])
+        return cut_ranges(clipped, dict(zip(starts, found, strict=True)))
+
+    def abandon(self) -> None:
+        """Do nothing: fsspec has no means to break off a read."""
+
+    def for_hdf5(self) -> BinaryIO:
+        """Return a file object for the HDF5 library."""
+        return data_file(self._size, self.read_ranges)
+
+
+@contextmanager
+def _named(uri: str) -> Iterator[None]:
+    """Translate whatever a file system of fsspec raises.
+
+    Raises:
+        SourceNotFoundError: There is nothing there.
+        UnsupportedError: No installed package knows such addresses.
+        SourceError: In place of anything else.
+    """
+    try:
+        with map_errors(uri):
+            yield
+    except ActivestoreError:
+        raise
+    except (ImportError, ValueError) as error:
+        raise UnsupportedError(f"{uri}: cannot be opened: {error}") from error
+    except Exception as error:  # each of fsspec's file systems raises errors of its own
+        raise SourceError(f"{uri}: cannot be read ({type(error).__name__}); check the address and storage_options") from error

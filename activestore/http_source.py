@@ -1,0 +1,277 @@
+"""Objects and files behind HTTP, read in ranges."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO, Protocol
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+from activestore.blocks import METADATA_BLOCK, MetadataView, data_file
+from activestore.core.dispatch import concurrently
+from activestore.errors import SourceError, SourceNotFoundError
+from activestore.index_cache import default_cache
+from activestore.origin import Origin
+from activestore.ranges import cut_ranges, merged_ranges
+from activestore.redaction import public_address
+from activestore.transport import Answer, Client, HttpOptions, NoAnswerError
+
+__all__ = ["HttpSource", "WebFile"]
+
+_AT_ONCE = 64
+"""Requests under way at once for one call, and connections."""
+_MOST_OF_AN_ERROR = 64 << 10
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class Target(Protocol):
+    """Where requests go, and the headers that let them."""
+
+    verify: bool | str
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def origin(self) -> Origin: ...
+    def headers(self, method: str) -> dict[str, str]: ...
+
+
+class WebFile:
+    """A file behind HTTP: its address, and the headers that let it be read."""
+
+    def __init__(self, uri: str, options: Mapping[str, Any]) -> None:  # Any: options of many types
+        """Take user and password out of the address, and headers out of `options`."""
+        parts = urlsplit(uri)
+        client = dict(options.get("client_kwargs") or {})
+        self._headers: dict[str, str] = {**client.get("headers", {}), **options.get("headers", {})}
+        self._user, self._password = parts.username, parts.password
+        if self._user is not None:
+            pair = f"{self._user}:{self._password or ''}".encode()
+            self._headers.setdefault("Authorization", "Basic " + base64.b64encode(pair).decode())
+        self.url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
+        self.verify: bool | str = options.get("verify", True)
+        self._given = bool(client.get("headers") or options.get("headers"))
+
+    def headers(self, method: str) -> dict[str, str]:  # noqa: ARG002  # the same for all
+        """Return the headers of a request."""
+        return self._headers
+
+    @property
+    def origin(self) -> Origin:
+        """The file as a server that computes is told of it."""
+        obstacle = "headers of your own" if self._given else None
+        return Origin(urlsplit(self.url).scheme, self.url, self._user, self._password, obstacle)
+
+
+class HttpSource:
+    """An object or file behind HTTP(S), read in ranges from many threads at once; it is picklable, without secrets."""
+
+    is_remote = True
+
+    def __init__(self, uri: str, target: Target, reopen: tuple[Any, ...]) -> None:  # Any: pickle's own contract
+        """Open it with one request: for its first bytes, or for its version if those are in the index cache.
+
+        Parameters:
+            uri: The address as it was given.
+            target: Where requests go.
+            reopen: What a pickle of it calls, and with what.
+
+        Raises:
+            SourceNotFoundError: There is nothing there.
+            SourceError: It cannot be reached or read.
+        """
+        self._uri, self._target, self._reopen = public_address(uri), target, reopen
+        self._url = target.url
+        self._client = Client(HttpOptions(connections=_AT_ONCE, verify=target.verify))
+        self._cache = default_cache()
+        self._key = target.url
+        segments: dict[int, bytes] = {}
+        head = self._head() if self._cache is not None and self._cache.has(self._key) else None
+        if head is not None:
+            self._size, self._version = head
+            self._matching = {"If-Match": self._version} if self._version.startswith('"') else {}
+            segments = self._cache.load(self._key, size=self._size, version=self._version) if self._cache else {}
+        else:
+            segments = {0: self._first_bytes()}
+        self._view = MetadataView(self, segments)
+        self._view.changed = head is None
+
+    def __repr__(self) -> str:
+        return f"HttpSource({self._uri!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
+        return self._reopen
+
+    @property
+    def uri(self) -> str:
+        """The address, without user and password."""
+        return self._uri
+
+    @property
+    def size(self) -> int:
+        """Bytes in the object when it was opened."""
+        return self._size
+
+    @property
+    def version(self) -> str:
+        """Its ETag when it was opened; time of modification and size where the server gives none."""
+        return self._version
+
+    @property
+    def origin(self) -> Origin:
+        """The object as a server that computes is told of it."""
+        return self._target.origin
+
+    @contextmanager
+    def metadata(self) -> Iterator[MetadataView]:
+        """Give a view of it that keeps what is read; kept for the next opening when the `with` block ends."""
+        yield self._view
+        if self._view.changed and self._cache is not None:
+            self._view.changed = False
+            self._cache.save(self._key, size=self._size, version=self._version, segments=dict(self._view.segments))
+
+    def current_version(self) -> str:
+        """Return the version that the object has now.
+
+        Raises:
+            SourceError: It cannot be reached.
+        """
+        head = self._head()
+        if head is None:
+            answer = self._get({"Range": "bytes=0-0"}, most=METADATA_BLOCK)
+            head = self._identity(answer)
+        return head[1]
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of each (offset, size), fewer only at the end; ranges that nearly touch are asked for together.
+
+        Raises:
+            SourceError: It cannot be reached, or has changed since it was opened.
+        """
+        clipped = [(offset, max(0, min(size, self._size - offset))) for offset, size in ranges]
+        merged = merged_ranges(clipped)
+        found = concurrently(self._read, merged, _AT_ONCE, abandon=self.abandon)
+        return cut_ranges(clipped, {start: data for (start, _), data in zip(merged, found, strict=True)})
+
+    def _read(self, place: tuple[int, int]) -> bytes:
+        offset, size = place
+        answer = self._get(
+            {"Range": f"bytes={offset}-{offset + size - 1}", **self._matching}, most=max(size, _MOST_OF_AN_ERROR)
+        )
+        if answer.status == 200 and len(answer.body) == self._size:
+            return answer.body[offset : offset + size]
+        if answer.status != 206 or len(answer.body) != size or _start_of(answer) not in (offset, None):
+            raise SourceError(
+                f"{self._uri}: the server does not answer with the bytes that were asked for (status {answer.status})"
+            )
+        return answer.body
+
+    def for_hdf5(self) -> BinaryIO:
+        """Return a file object for the HDF5 library."""
+        return data_file(self._size, self.read_ranges)
+
+    def abandon(self) -> None:
+        """Break off the requests that are under way."""
+        self._client.abandon()
+
+    def _first_bytes(self) -> bytes:
+        answer = self._get({"Range": f"bytes=0-{METADATA_BLOCK - 1}"}, most=2 * METADATA_BLOCK, whole="")
+        self._size, self._version = self._identity(answer)
+        self._matching = {"If-Match": self._version} if self._version.startswith('"') else {}
+        if len(answer.body) < min(self._size, METADATA_BLOCK):
+            raise SourceError(
+                f"{self._uri}: the server gives {len(answer.body)} bytes where {min(self._size, METADATA_BLOCK)} belong"
+            )
+        return answer.body[:METADATA_BLOCK]
+
+    def _identity(self, answer: Answer) -> tuple[int, str]:
+        """Return size and version as an answer tells them."""
+        total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+        length = answer.headers.get("Content-Length", "")
+        size = (
+            0 if answer.status == 416 else int(total if total.isdigit() else length if length.isdigit() else len(answer.body))
+        )
+        version = answer.headers.get("ETag") or f"{answer.headers.get('Last-Modified', 'unknown')} {size}"
+        return size, version
+
+    def _head(self) -> tuple[int, str] | None:
+        """Return size and version, None if the server does not say."""
+        answer = self._send("HEAD", {}, most=0)
+        if answer.status in (404, 410):
+            self._refuse(answer)
+        if answer.status != 200 or not answer.headers.get("Content-Length", "").isdigit():
+            return None
+        return self._identity(answer)
+
+    def _get(self, headers: Mapping[str, str], *, most: int, whole: str | None = None) -> Answer:
+        answer = self._send("GET", headers, most=most)
+        if answer.status == 206 or (answer.status == 416 and whole is not None):
+            return answer
+        if answer.status == 200 and len(answer.body) <= METADATA_BLOCK:
+            return answer
+        self._refuse(answer)
+        return answer
+
+    def _send(self, method: str, headers: Mapping[str, str], *, most: int) -> Answer:
+        """Return the answer; redirects are followed, without the credentials if they lead elsewhere."""
+        try:
+            for _ in range(6):
+                own = self._target.headers(method) if _same_host(self._url, self._target.url) else {}
+                answer = self._client.request(method, self._url, headers={**own, **headers}, most=most)
+                if not self._moved(answer):
+                    return answer
+        except NoAnswerError as error:
+            what = (
+                "does not answer byte ranges, which reductions need"
+                if "answers with more than" in str(error)
+                else "cannot be read"
+            )
+            raise SourceError(f"{self._uri}: {what}: {error}") from error
+        raise SourceError(f"{self._uri}: is redirected again and again")
+
+    def _moved(self, answer: Answer) -> bool:
+        """Take over where an answer says that the object is; return whether it does."""
+        region = answer.headers.get("x-amz-bucket-region")
+        if answer.status in (301, 307, 400) and region and region != getattr(self._target, "region", region):
+            self._target.move_to(region)  # type: ignore[attr-defined]  # only S3 objects have regions
+            self._url = self._target.url
+            return True
+        place = answer.headers.get("Location")
+        if answer.status not in _REDIRECTS or not place:
+            return False
+        self._url = urljoin(self._url, place)
+        return True
+
+    def _refuse(self, answer: Answer) -> None:
+        """Raise the error that an answer stands for."""
+        code = _code(answer)
+        if answer.status in (404, 410):
+            what = {"NoSuchBucket": "there is no such bucket", "NoSuchKey": "there is no such key in the bucket"}
+            raise SourceNotFoundError(f"{self._uri}: {what.get(code, 'there is nothing at this address')}; check the address")
+        if answer.status in (401, 403):
+            raise SourceError(
+                f"{self._uri}: access is denied ({answer.status} {code}); check the credentials in storage_options ('key' and "
+                "'secret', 'token', or 'anon'; 'headers' for HTTP) or in the environment, and whether they have expired"
+            )
+        if answer.status == 412:
+            raise SourceError(f"{self._uri}: has changed since it was opened; make a new Active of it")
+        if answer.status == 200:
+            raise SourceError(f"{self._uri}: the server does not answer byte ranges, which reductions need; copy the file here")
+        raise SourceError(f"{self._uri}: the server answers {answer.status}{' ' + code if code else ''}; try again later")
+
+
+def _same_host(one: str, other: str) -> bool:
+    return urlsplit(one)[:2] == urlsplit(other)[:2]
+
+
+def _start_of(answer: Answer) -> int | None:
+    found = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+    return None if found is None else int(found[1])
+
+
+def _code(answer: Answer) -> str:
+    """Return the code of an S3 error, empty if there is none."""
+    found = re.search(rb"<Code>([A-Za-z]{1,64})</Code>", answer.body)
+    return "" if found is None else found[1].decode()

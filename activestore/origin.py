@@ -1,0 +1,28 @@
+"""Where a server that computes has to fetch an object from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["Origin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """An object as a server elsewhere is told of it.
+
+    Examples:
+        >>> Origin("s3", "https://store.example/bucket/tas.nc", user="K", password="S")
+        Origin(interface_type='s3', url='https://store.example/bucket/tas.nc', obstacle=None)
+    """
+
+    interface_type: str
+    """"s3", "http" or "https"."""
+    url: str
+    """Address; of an S3 object path-style: scheme://host[:port]/bucket/key."""
+    user: str | None = field(default=None, repr=False)
+    """S3 access key, or the user of an HTTP server."""
+    password: str | None = field(default=None, repr=False)
+    """S3 secret key, or the password of an HTTP server."""
+    obstacle: str | None = None
+    """What a server could not be told, so that it could not reach the object; None if there is nothing."""

@@ -1,0 +1,46 @@
+"""Ranges of bytes: several that nearly touch are read as one."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+
+__all__ = ["cut_ranges", "merged_ranges"]
+
+_GAP = 16 << 10
+"""Bytes between two ranges up to which reading them too is faster than another request."""
+_LONGEST = 8 << 20
+"""Bytes of a request that joins several ranges, at most."""
+
+
+def merged_ranges(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the (offset, size) of as few requests as are fast for `ranges`: those that nearly touch become one.
+
+    Examples:
+        >>> merged_ranges([(100_000, 8), (20, 10), (0, 10), (5, 0)])
+        [(0, 30), (100000, 8)]
+    """
+    merged: list[tuple[int, int]] = []
+    for offset, size in sorted({one for one in ranges if one[1]}):
+        start, length = merged[-1] if merged else (-_GAP - 1, 0)
+        end = max(start + length, offset + size)
+        if offset <= start + length + _GAP and (end - start <= _LONGEST or end == start + length):
+            merged[-1] = start, end - start
+        else:
+            merged.append((offset, size))
+    return merged
+
+
+def cut_ranges(ranges: Sequence[tuple[int, int]], data: Mapping[int, bytes]) -> list[bytes]:
+    """Return the bytes of each (offset, size), out of the `data` of merged ranges by their offset.
+
+    Examples:
+        >>> cut_ranges([(3, 2), (0, 1), (9, 0)], {0: b"abcdef"})
+        [b'de', b'a', b'']
+    """
+    starts = sorted(data)
+    found = []
+    for offset, size in ranges:
+        start = starts[bisect_right(starts, offset) - 1] if size else 0
+        found.append(data[start][offset - start : offset - start + size] if size else b"")
+    return found
