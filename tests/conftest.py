@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -18,6 +19,19 @@ _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, Hea
 settings.register_profile("default", max_examples=100, derandomize=True, **_COMMON)
 settings.register_profile("thorough", max_examples=2000, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# No test writes into the user's index cache: each has a folder of its own, what runs outside of tests has none.
+os.environ["ACTIVESTORE_CACHE"] = "off"
+os.environ.pop("ACTIVESTORE_CACHE_LIMIT", None)
+_cache_numbers = count()
+
+
+@pytest.fixture(autouse=True)
+def own_index_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of this test's index cache; made when something is kept in it."""
+    folder = tmp_path_factory.getbasetemp() / "index-caches" / str(next(_cache_numbers))
+    monkeypatch.setenv("ACTIVESTORE_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture
