@@ -27,12 +27,15 @@ Server = TypeVar("Server")
 def _served(server: AbstractContextManager[Server]) -> Iterator[Server]:
     """Run a server. One that is missing fails the test where all have to be there, and skips it elsewhere."""
     with ExitStack() as stack:
+        missing = ""
         try:
             running = stack.enter_context(server)
-        except ServerMissingError as missing:
-            if os.environ.get("ACTIVESTORE_REAL") == "require":
-                pytest.fail(str(missing), pytrace=False)
-            pytest.skip(str(missing))
+        except ServerMissingError as error:
+            missing = str(error)
+        if missing and os.environ.get("ACTIVESTORE_REAL") == "require":
+            pytest.fail(missing, pytrace=False)
+        if missing:
+            pytest.skip(missing)
         yield running
 
 

@@ -7,6 +7,7 @@ pipelining: requests over TLS pass, but are neither counted nor spoilt.
 
 import asyncio
 import re
+import selectors
 import socket
 import struct
 import threading
@@ -121,7 +122,7 @@ class Line:
         self._rules: list[_Rule] = []
         self._carried: set[asyncio.Task[None]] = set()
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="line", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="line", daemon=True)
         self._zero_counters()
 
     def __enter__(self) -> Self:
@@ -182,6 +183,11 @@ class Line:
         rule.times -= 1
         self.failed += 1
         return rule.fault
+
+    def _run(self) -> None:
+        # epoll sleeps whole milliseconds, and one or two more: much beside a line's delay. (select: 500 connections.)
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
