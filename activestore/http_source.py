@@ -193,7 +193,9 @@ class HttpSource:
         size = (
             0 if answer.status == 416 else int(total if total.isdigit() else length if length.isdigit() else len(answer.body))
         )
-        version = answer.headers.get("ETag") or f"{answer.headers.get('Last-Modified', 'unknown')} {size}"
+        tag = answer.headers.get("ETag", "")
+        # Some stores have empty tags, which would match whatever the object becomes.
+        version = tag if tag.strip('W/"') else f"{answer.headers.get('Last-Modified', 'unknown')} {size}"
         return size, version
 
     def _head(self) -> tuple[int, str] | None:
