@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import data
+from benchmarks import data, line
 from benchmarks.contenders import CONTENDERS, OURS
-from benchmarks.report import Runs, Target, best, fastest_peer, peak, plain_table, reduction_table, verdicts
+from benchmarks.report import Runs, Target, best, fastest_peer, line_table, peak, plain_table, reduction_table, verdicts
 
 _TIMEOUT = 900
 _ROOT = Path(__file__).parent.parent
@@ -53,7 +53,7 @@ REDUCING = {
     "series-deflate": Reducing("time series of one point, shuffle + deflate 4", "series", True, None),
 }
 """Cases by name."""
-OTHERS = ("import", "plan")
+OTHERS = ("import", "plan", *line.CASES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,6 +98,8 @@ def _case(name: str, grid: data.Grid, options: argparse.Namespace) -> tuple[Mapp
         return _importing(options.rounds)
     if name == "plan":
         return _planning(grid, options.rounds)
+    if name in line.CASES:
+        return _over_a_line(line.CASES[name], options)
     return _reducing(REDUCING[name], grid, options)
 
 
@@ -175,6 +177,40 @@ def _planning(grid: data.Grid, rounds: int) -> tuple[Mapping[str, Runs], list[st
     targets = [Target("cold plan", best(cold), 1, "s"), Target("peak memory", peak(cold), 200, "MB")]
     title = f"plan a selection of a variable of {chunks:,} chunks: Active(file, name)[...].explain()"
     return runs, [title, *plain_table(runs), *verdicts(targets)]
+
+
+def _over_a_line(case: line.Case, options: argparse.Namespace) -> tuple[Mapping[str, Runs], list[str]]:
+    """Measure a case over a slow line, with the bytes both ways as the line counts them."""
+    folder = options.data.resolve()
+    if line.files_missing(folder, tiny=options.small):
+        _progress(f"making the files of the line in {folder}")
+        line.make(folder, tiny=options.small)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in line.CONTENDERS}
+    missing = line.missing_server()
+    if missing is not None:
+        return runs, [case.title, f"  not measured: {missing}"]
+    with line.lines(folder, case, tiny=options.small) as (place, counters):
+        wanted, size = repr(line.expected(place)), Path(place.local).stat().st_size
+        for number in range(options.rounds):
+            for name, of_name in runs.items():
+                _progress(f"round {number + 1} of {options.rounds}: {name}")
+                for counter in counters:
+                    counter.reset_counters()
+                found = _worker("line", name, line.as_json(place), wanted)
+                found["moved"] = sum(counter.sent + counter.received for counter in counters)
+                found["requests"] = sum(counter.requests for counter in counters)
+                found["connections"] = sum(counter.most_open for counter in counters)
+                of_name.append(found)
+    _progress("")
+    ours, targets = best(runs[OURS]), []
+    for peer, limit in case.targets.items():
+        theirs = best(runs[peer])
+        targets.append(Target(f"speed beside {peer}", theirs / ours if ours and theirs else None, limit, "x", at_least=True))
+    if case.share is not None:
+        moved = max((run["moved"] for run in runs[OURS] if "seconds" in run), default=None)
+        targets.append(Target("bytes over the line", moved and 100 * moved / size, 100 * case.share, "% of the file"))
+    title = f"{case.title} (25 ms, 100 Mbit/s; {size / 1e6:.0f} MB stored)"
+    return runs, [title, *line_table(runs, ours=OURS, bound=line.BOUND), *verdicts(targets)]
 
 
 def _rounds(measurements: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[dict[str, Any]]]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Target", "best", "failure", "plain_table", "reduction_table", "verdicts"]
+__all__ = ["Target", "best", "failure", "line_table", "plain_table", "reduction_table", "verdicts"]
 
 _RIGHT = 1e-6
 """Relative error up to which a number is right: single precision has 6e-8."""
@@ -58,6 +58,32 @@ def reduction_table(runs: Mapping[str, Runs], *, ours: str, bounds: Sequence[str
             )
         )
     return [*_aligned(rows), "  speed: how many times as fast as the fastest peer (best of each)"]
+
+
+def line_table(runs: Mapping[str, Runs], *, ours: str, bound: str) -> list[str]:
+    """Return the lines of a table of what was done over a slow line."""
+    our_time = best(runs[ours])
+    rows = [("", "best s", "median s", "CPU s", f"{ours} is", "MB moved", "requests", "open at once", "value", "rel. error")]
+    for name, of_name in runs.items():
+        reason = failure(of_name)
+        if reason is not None:
+            rows.append((_labelled(name, of_name), f"failed: {reason}"))
+            continue
+        most = [max(run[what] for run in of_name) for what in ("moved", "requests", "connections")]
+        ratio = "" if our_time is None or name == ours else f"{(best(of_name) or 0) / our_time:.2f}x"
+        rows.append(
+            (
+                _labelled(name, of_name) if name != bound else name,
+                *_times(of_name),
+                ratio,
+                f"{most[0] / 1e6:.2f}",
+                str(most[1]),
+                str(most[2]),
+                f"{of_name[0]['value']:.9g}",
+                _correctness(of_name) if name != bound else "",
+            )
+        )
+    return [*_aligned(rows), f"  {ours} is: how many times as fast as this one (best of each); MB moved: both ways"]
 
 
 def plain_table(runs: Mapping[str, Runs]) -> list[str]:

@@ -148,6 +148,15 @@ def _index_pyfive(path: str) -> int:
         return int(file["x"].id.get_num_chunks())
 
 
+def _line(name: str, place: str, wanted: str) -> dict[str, Any]:
+    """Time one contender over a slow line."""
+    from benchmarks import line
+
+    value, seconds, processor = line.run(name, place)
+    found = {"seconds": seconds, "processor": processor, "peak": peak_megabytes(), "value": float(value)}
+    return found | {"version": version(line.CONTENDERS[name][0]), "error": abs(float(value) / float(wanted) - 1)}
+
+
 _INDEXES: dict[str, Callable[[str], Any]] = {"h5py": _index_h5py, "hidefix": _index_hidefix, "pyfive": _index_pyfive}
 
 _TASKS: dict[str, Callable[..., dict[str, Any]]] = {
@@ -156,6 +165,7 @@ _TASKS: dict[str, Callable[..., dict[str, Any]]] = {
     "plan": _plan,
     "plan-only": _plan_only,
     "index": _index,
+    "line": _line,
 }
 
 if __name__ == "__main__":
