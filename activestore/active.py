@@ -58,10 +58,11 @@ class Active:
     """
 
     __slots__ = ("_selection", "_settings", "_source", "_variable")
+    _source: Source
 
     def __init__(  # noqa: PLR0913  # the one door has all the options
         self,
-        source: str | os.PathLike[str],
+        source: str | os.PathLike[str] | Source,
         variable: str,
         *,
         backend: str | Backend | None = None,
@@ -77,7 +78,7 @@ class Active:
 
         Parameters:
             source: Path or address of a netCDF or HDF5 file: a local path, `s3://bucket/key`, `https://…`, or any address
-                that fsspec reads.
+                that fsspec reads. Or a source that is open already, as `open_source` gives it.
             variable: Name of the variable, with its groups: "group/var".
             backend: Who computes the chunks: a name from `activestore backends`, or a backend of your own. The route of
                 the address, if one is configured, by default; else "reductionist" if there is a `server`, else "posix".
@@ -109,9 +110,10 @@ class Active:
             "fallback": fallback,
             "progress": progress,
         }
-        self._settings, options = resolve(os.fsdecode(source), given)
+        address = os.fsdecode(source) if isinstance(source, (str, bytes, os.PathLike)) else source.uri
+        self._settings, options = resolve(address, given)
         _check_name(self._settings.backend)
-        self._source: Source = open_source(source, options)
+        self._source = open_source(source, options) if isinstance(source, (str, bytes, os.PathLike)) else source
         self._variable: Variable = read_variable(self._source, variable)
         self._selection = Selection.whole(self._variable.shape)
 
@@ -311,7 +313,7 @@ class Active:
         )
         reduced = normalize_axes(axis, self.dims)
         dims = tuple(name for i, name in enumerate(self.dims) if keepdims or i not in reduced)
-        return Result(values, count, dims, report, work)
+        return Result(values, count, dims, report, work, self._source)
 
     def reduce(
         self,

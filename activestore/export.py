@@ -65,8 +65,8 @@ def check_output(path: str | os.PathLike[str], source: str, *, overwrite: bool) 
         return
     if os.path.exists(text) and not os.path.isfile(text):
         raise ConfigurationError(f"{text}: is not a regular file; give the name of a file to write")
-    given = open_source(source).for_hdf5()
-    if isinstance(given, str) and os.path.exists(text) and os.path.samefile(text, given):
+    given = "" if "://" in source and not source.startswith("file:") else open_source(source).for_hdf5()
+    if isinstance(given, str) and given and os.path.exists(text) and os.path.samefile(text, given):
         raise ConfigurationError(f"{text}: is the file that is read; give another name for the result")
     if not overwrite:
         raise ConfigurationError(f"{text}: exists already; give another name, or overwrite it on purpose (--overwrite)")
@@ -112,8 +112,8 @@ class _Neighbours:
 
     def __init__(self, result: Result) -> None:
         self._request: ReductionRequest = result.plan.request
-        self._variable = self._request.variable
-        self._names = frozenset(variable_names(open_source(self._variable.uri)))
+        self._variable, self._source = self._request.variable, result.source
+        self._names = frozenset(variable_names(result.source))
         self._keepdims = len(result.dims) == len(self._request.selection.kept)
 
     def fields(self) -> list[_Field]:
@@ -151,7 +151,7 @@ class _Neighbours:
         if full is None:
             return None
         try:
-            active = Active(self._variable.uri, full)
+            active = Active(self._source, full, backend="posix")
         except NotNumericError:
             return None
         index: list[Any] = []  # Any: what indexes a variable
@@ -293,7 +293,7 @@ def _description(result: Result) -> str:
 
 def _global_attributes(result: Result, history: str) -> dict[str, object]:
     """Return the attributes of the source as a whole (of HDF5, which is where they can be read), and the new history."""
-    source = open_source(result.report.source)
+    source = result.source
     found: dict[str, object] = {}
     old: object = None
     if not is_classic(source.read_ranges([(0, 8)])[0]):

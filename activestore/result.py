@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from activestore.core.plan import Plan
+from activestore.core.variable import ReadableSource
 from activestore.display import chunk_grid_svg, page
 
 __all__ = ["Report", "Result"]
@@ -69,6 +70,8 @@ class Result:
     """How it was obtained."""
     plan: Plan
     """The plan that was carried out."""
+    source: ReadableSource = field(repr=False)
+    """The source, still open: `Active(result.source, name)` reads its other variables."""
 
     @property
     def value(self) -> Any:  # Any: a number or an array
