@@ -13,7 +13,8 @@ ActivestoreError
 ├── SumOverflowError           (OverflowError)        an integer sum that 64 bits cannot hold
 ├── BackendError               (RuntimeError)         a backend failed
 │   ├── BackendUnavailableError (ConnectionError)     it is not installed, or does not answer
-│   └── BackendRefusedError                           it will not do what was asked
+│   ├── BackendRefusedError                           it will not do what was asked
+│   └── ReductionistError                             a Reductionist server answered with an error, or with nonsense
 ├── ChunkTimeoutError          (TimeoutError)         a chunk took longer than its time limit
 └── ConfigurationError         (ValueError)           a setting that is not understood
 ```
@@ -40,6 +41,7 @@ __all__ = [
     "FallbackWarning",
     "NotNumericError",
     "ReductionError",
+    "ReductionistError",
     "SelectionError",
     "SourceError",
     "SourceNotFoundError",
@@ -123,6 +125,20 @@ class BackendUnavailableError(BackendError, ConnectionError):
 
 class BackendRefusedError(BackendError):
     """A backend will not do what was asked of it."""
+
+
+class ReductionistError(BackendError):
+    """A Reductionist server answered with an error, or with something that is no answer.
+
+    `status` is the HTTP status, `message` what the server says, `caused_by` the causes that it names, outermost first.
+    """
+
+    def __init__(
+        self, text: str, *, reason: str | None = None, status: int = 0, message: str = "", caused_by: tuple[str, ...] = ()
+    ) -> None:
+        """Take the text of the error, and what the server said."""
+        super().__init__(text, reason=reason)
+        self.status, self.message, self.caused_by = status, message, caused_by
 
 
 class ChunkTimeoutError(ActivestoreError, TimeoutError):

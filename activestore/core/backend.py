@@ -134,6 +134,9 @@ class BackendRecord:
     """One line for `activestore backends`."""
     available: Callable[[], str | None] = lambda: None
     """Returns why it cannot be used here (a missing package, say), None if it can."""
+    check: Callable[[str, Mapping[str, object]], str] | None = None
+    """Asks the server at an address, given options of the backend's own, whether it answers, and returns one line on what it
+    is; raises a `BackendUnavailableError` that says what to try. None for backends without a server."""
 
 
 def refusal_of(backend: Backend) -> Callable[[ChunkTask], str | None]:
