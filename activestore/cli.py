@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 
 import activestore
 from activestore.active import Active
+from activestore.config import resolve
 from activestore.core.codecs import decoder_names
-from activestore.core.metadata import read_variable, variable_names
+from activestore.core.metadata import locate, read_variable, variable_names
 from activestore.core.plan import normalize_axes
 from activestore.core.reductions import REDUCTIONS, Reduction, find_reduction, variance
 from activestore.core.variable import Variable
@@ -185,13 +186,14 @@ def _add_json(command: argparse.ArgumentParser) -> None:
 
 
 def _add_inspect(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", metavar="FILE", help="a netCDF or HDF5 file")
+    command.add_argument("file", metavar="FILE", help="a netCDF or HDF5 file: a path, s3://bucket/key, https://…")
     command.add_argument("variable", metavar="VAR", nargs="?", help="a variable, with its groups: group/var")
+    _add_store(command)
     _add_json(command)
 
 
 def _add_reduce(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", metavar="FILE", help="a netCDF or HDF5 file")
+    command.add_argument("file", metavar="FILE", help="a netCDF or HDF5 file: a path, s3://bucket/key, https://…")
     command.add_argument("variable", metavar="VAR", help="a numeric variable, with its groups: group/var")
     what = command.add_argument_group("what is computed")
     what.add_argument(
@@ -203,10 +205,15 @@ def _add_reduce(command: argparse.ArgumentParser) -> None:
     what.add_argument("--no-skipna", action="store_true", help="let a NaN make the result NaN")
     what.add_argument("--ddof", metavar="N", type=float, help="taken from the count in the divisor of var and std (0)")
     how = command.add_argument_group("how")
-    how.add_argument("--workers", metavar="N", type=int, help="chunks computed at once (one for each processor)")
+    how.add_argument("--workers", metavar="N", type=int, help="chunks computed at once (one for each processor, if local)")
     how.add_argument("--backend", metavar="NAME", help="who computes; see 'activestore backends'")
+    how.add_argument("--server", metavar="URL", help="the server that computes, for backends that have one")
+    how.add_argument(
+        "--backend-option", metavar="NAME=VALUE", action="append", default=[], help="an option of the backend; again for more"
+    )
     how.add_argument("--explain", action="store_true", help="show what it would do, and read no data")
     how.add_argument("--progress", action="store_true", help="show a progress bar (needs tqdm)")
+    _add_store(command)
     output = command.add_argument_group("output")
     either = output.add_mutually_exclusive_group()
     either.add_argument("--json", action="store_true", help="print JSON, all numbers included")
@@ -214,10 +221,40 @@ def _add_reduce(command: argparse.ArgumentParser) -> None:
     output.add_argument("--overwrite", action="store_true", help="replace the file of -o if it exists")
 
 
+def _add_store(command: argparse.ArgumentParser) -> None:
+    store = command.add_argument_group("the store")
+    store.add_argument(
+        "--storage-option",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="how the store is reached, as fsspec takes it: endpoint_url=…, anon=true; secrets belong into the environment",
+    )
+
+
+def _options(given: Sequence[str], flag: str) -> dict[str, object] | None:
+    """Return options given as "name=value"; a value is read as JSON where it is that, as text elsewhere.
+
+    Raises:
+        ConfigurationError: There is no "=" in one.
+    """
+    found: dict[str, object] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise ConfigurationError(f"{flag} {name!r}: write it as NAME=VALUE")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found or None
+
+
 def _inspect(arguments: argparse.Namespace) -> int:
-    source = open_source(arguments.file)
+    _, options = resolve(arguments.file, {"storage_options": _options(arguments.storage_option, "--storage-option")})
+    source = open_source(arguments.file, options)
     if arguments.variable is not None:
-        variable = read_variable(source, arguments.variable)
+        variable = locate(read_variable(source, arguments.variable), source)
         _print_json({"source": source.uri, **variable_record(variable)}) if arguments.json else print(variable_page(variable))
         return OK
     found = [_listed(source, name) for name in variable_names(source)]
@@ -232,7 +269,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 def _listed(source: Source, name: str) -> Variable | Unlisted:
     try:
-        return read_variable(source, name)
+        return locate(read_variable(source, name), source)
     except NotNumericError:
         return Unlisted(name, "text or records, not numbers", damaged=False)
     except ActivestoreError as error:
@@ -244,7 +281,14 @@ def _unlisted_record(one: Unlisted) -> dict[str, object]:
 
 
 def _reduce(arguments: argparse.Namespace) -> int:
-    given = {"workers": arguments.workers, "backend": arguments.backend, "progress": arguments.progress or None}
+    given = {
+        "workers": arguments.workers,
+        "backend": arguments.backend,
+        "server": arguments.server,
+        "storage_options": _options(arguments.storage_option, "--storage-option"),
+        "backend_options": _options(arguments.backend_option, "--backend-option"),
+        "progress": arguments.progress or None,
+    }
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if arguments.explain and arguments.output is not None:
         raise ConfigurationError("--explain computes nothing that -o could write; give one of them")

@@ -225,12 +225,9 @@ class HttpSource:
                 if not self._moved(answer):
                     return answer
         except NoAnswerError as error:
-            what = (
-                "does not answer byte ranges, which reductions need"
-                if "answers with more than" in str(error)
-                else "cannot be read"
-            )
-            raise SourceError(f"{self._uri}: {what}: {error}") from error
+            said = str(error).removeprefix(f"{public_address(self._url)}: ")
+            ignored = "; does it ignore byte ranges, which reductions need?" if "answers with more than" in said else ""
+            raise SourceError(f"{self._uri}: cannot be read: {said}{ignored}") from error
         raise SourceError(f"{self._uri}: is redirected again and again")
 
     def _moved(self, answer: Answer) -> bool:

@@ -219,10 +219,10 @@ _ADVICE: tuple[tuple[type[BaseException], str], ...] = (
     (ssl.SSLCertVerificationError, "its TLS certificate is not trusted ({}); name the file of its authority"),
     (ssl.SSLError, "does not speak TLS ({}); is it a plain http:// server?"),
     (NameResolutionError, "there is no host of that name; check the address"),
+    (ConnectionRefusedError, "nothing listens there; check the address and whether the server runs"),
     (ConnectTimeoutError, "no connection within the time limit; check the address, the network and the proxy"),
     (ReadTimeoutError, "no answer within the time limit"),
     (TimeoutError, "no answer within the time limit"),
-    (ConnectionRefusedError, "nothing listens there; check the address and whether the server runs"),
 )
 
 
