@@ -226,10 +226,10 @@ class Active:
 
     def _variable(self) -> StoredVariable:
         """Return the variable, opened once for each way of computing."""
-        remote = self._version == _REMOTE
-        way = (self.ncvar, remote, self.active_storage_url, self.option_disable_chunk_cache, self._max_threads)
+        remote, workers = self._version == _REMOTE, _whole(self._max_threads)
+        way = (self.ncvar, remote, self.active_storage_url, self.option_disable_chunk_cache, workers)
         if way not in self._opened:
-            options: dict[str, Any] = {"workers": _whole(self._max_threads)}  # Any: options of many types
+            options: dict[str, Any] = {"workers": workers}  # Any: options of many types
             if not remote:
                 options["backend"] = "posix"
             elif self.active_storage_url is not None:
@@ -288,15 +288,17 @@ def _find(dataset: Any, ncvar: str | None) -> _Place:  # Any: an address, or an 
     finders = {"pyfive": _find_pyfive, "h5py": _find_h5py, "h5netcdf": _find_h5netcdf, "netCDF4": _find_netcdf4}
     if package not in finders or kind not in ("Dataset", "Variable", "File", "Group"):
         raise DatasetError(
-            f"{dataset!r} is not a dataset: give a path or an address, or an open variable or file of pyfive, h5py, "
-            "h5netcdf or netCDF4"
+            f"a {type(dataset).__name__} is not a dataset: give a path or an address, or an open variable or file of pyfive, "
+            "h5py, h5netcdf or netCDF4"
         )
     try:
         return finders[package](dataset, ncvar)
-    except (AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, DatasetError):
             raise
-        raise DatasetError(f"{dataset!r} does not tell its file ({error}); give the file's address and ncvar") from error
+        raise DatasetError(
+            f"the {package} {kind} does not tell its file ({error}); give the file's address and ncvar"
+        ) from error
 
 
 def _inside(group: str, ncvar: str | None) -> str | None:
