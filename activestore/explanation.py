@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from activestore.display import chunk_grid_svg, page
 __all__ = ["Explanation", "explain"]
 
 _ASKED = 10_000
-"""Tasks of a larger plan are not asked one by one whether the backend can do them; a sample is."""
+"""Tasks that are looked at, one by one, whether the backend can do them; what the others need is estimated from these."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -68,14 +69,22 @@ def _times(shape: tuple[int, ...]) -> str:
 
 def explain(plan: Plan, backend: Backend, *, fallback: Fallback) -> Explanation:
     """Return what `plan` would do with `backend`, without any read."""
-    tally = plan.tally(joined=backend.capabilities.joins)
+    small = backend.capabilities.small_chunk
+    tally = plan.tally(joined=small)
     reasons: Counter[str] = Counter()
-    if backend.name != "posix" and len(plan) <= _ASKED:
+    moved = 0
+    if backend.name != "posix":
         refuses = refusal_of(backend)
-        for task in plan.tasks():
-            reason = refuses(task)
-            if reason is not None and task.offset is not None:
-                reasons[reason] += 1
+        asked = list(itertools.islice(plan.tasks(joined=small), _ASKED))
+        for task in asked:
+            reason = None if task.offset is None else refuses(task)
+            if reason is not None:
+                reasons[reason] += task.chunks
+                moved += task.size
+        seen = sum(task.chunks for task in asked)
+        if seen < len(plan):
+            reasons = Counter({f"{reason} (estimated)": count * len(plan) // seen for reason, count in reasons.items()})
+            moved = moved * len(plan) // seen
     refused = sum(reasons.values())
     through = tally.through_hdf5 if backend.name == "posix" else 0
     what = "local fallback" if fallback == "local" else "nothing: refused"
@@ -85,13 +94,12 @@ def explain(plan: Plan, backend: Backend, *, fallback: Fallback) -> Explanation:
         what: refused,
         "fill value": tally.unwritten,
     }
-    moved = tally.bytes_to_read if backend.name == "posix" or refused else 0
     return Explanation(
         plan=plan,
         chunks=tally.chunks,
         chunks_of_variable=math.prod(plan.variable.table.grid),
         stored_bytes=tally.bytes_to_read,
-        bytes_to_move=moved,
+        bytes_to_move=tally.bytes_to_read if backend.name == "posix" else moved,
         where={name: count for name, count in where.items() if count},
         reasons=dict(reasons),
     )

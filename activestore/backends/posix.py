@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import h5py
@@ -23,8 +24,9 @@ __all__ = ["PosixBackend", "activestore_backends"]
 
 _MEMORY = 192 << 20
 """Bytes, stored and decoded, of the chunks of a remote source that are at work at once."""
-_ON_DISK = Capabilities(through_hdf5=True, joins=True)
-_OVER_NETWORK = Capabilities(through_hdf5=True, joins=True, workers=16, batch=64)
+_SMALL_CHUNK = 16 << 10
+_ON_DISK = Capabilities(through_hdf5=True, joins=True, small_chunk=_SMALL_CHUNK)
+_OVER_NETWORK = replace(_ON_DISK, workers=16, batch=64)
 
 
 class PosixBackend:

@@ -46,8 +46,10 @@ class Capabilities:
     """Whether it unpacks numbers (`scale_factor`, `add_offset`) before it reduces them."""
     extents: bool = True
     """Whether it can treat the end of a chunk as unwritten."""
+    small_chunk: int = 0
+    """Decoded bytes of a chunk up to which it is read, and computed together with its neighbours, rather than asked for."""
     joins: bool = False
-    """Whether it takes several small chunks in one task (`ChunkTask.pieces`)."""
+    """Whether it does that itself: takes tasks of several small chunks (`ChunkTask.pieces`). If not, they are done locally."""
     through_hdf5: bool = False
     """Whether it can read chunks that only the HDF5 library can decode."""
     workers: int | None = None
@@ -175,6 +177,7 @@ def refusal(task: ChunkTask, capabilities: Capabilities) -> str | None:
         (any(isinstance(part, Points) for part in task.region), capabilities.points, "listed positions"),
         (any(isinstance(p, Slice) and p.step != 1 for p in task.region), capabilities.steps, "a step in the selection"),
         (task.through_hdf5, capabilities.through_hdf5, "a chunk that only the HDF5 library can read"),
+        (task.pieces is not None, capabilities.joins, "small chunks, which are read together"),
         (task.inline is not None, capabilities.through_hdf5, "data among the metadata"),
     )
     return next((what for needed, offered, what in demands if needed and not offered), None)

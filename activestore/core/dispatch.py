@@ -155,7 +155,7 @@ def run(
     abilities = backend.capabilities
     # Work that waits for a network goes out in many small parts, work for processors in few large ones.
     most = _BATCH_TASKS if abilities.workers is None else abilities.batch
-    batches = _batches(plan.tasks(joined=abilities.joins), most)
+    batches = _batches(plan.tasks(joined=abilities.small_chunk), most)
     start = list(itertools.islice(batches, 2))
     if executor is None and len(start) <= 1:
         for batch in start:
@@ -213,7 +213,7 @@ def _batches(tasks: Iterator[ChunkTask], most: int) -> Iterator[list[ChunkTask]]
 
 def _refuse_early(plan: Plan, backend: Backend) -> None:
     refuses = refusal_of(backend)
-    for task in plan.tasks():
+    for task in plan.tasks(joined=backend.capabilities.small_chunk):
         reason = refuses(task)
         if reason is not None and task.offset is not None:
             raise BackendRefusedError(

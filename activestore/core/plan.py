@@ -22,8 +22,6 @@ __all__ = ["Plan", "ReductionRequest", "Tally", "normalize_axes", "plan", "touch
 
 _BATCH = 4096
 """Chunks looked up at a time while tasks are made."""
-_SMALL_CHUNK = 16 << 10
-"""Decoded bytes of a chunk up to which it is worth computing together with its neighbours."""
 _JOINED_BYTES, _JOINED_CHUNKS = 1 << 20, 4096
 """Decoded bytes, and chunks, of a task that joins small chunks."""
 _SMALL_READ = 64 << 10
@@ -87,9 +85,9 @@ class Plan:
         names = ", ".join(reduction.name for reduction in self.request.reductions)
         return f"<Plan: {names} of {self.variable.name!r}, {len(self):,} chunks in a grid of {self.grid_shape}>"
 
-    def tasks(self, *, joined: bool = False) -> Iterator[ChunkTask]:
-        """Yield the task of every touched chunk, in grid order; if `joined`, one task for many small chunks."""
-        count = self._joinable() if joined else 1
+    def tasks(self, *, joined: int = 0) -> Iterator[ChunkTask]:
+        """Yield the task of every touched chunk, in grid order; one task for many chunks of up to `joined` decoded bytes."""
+        count = self._joinable(joined)
         if count > 1:
             yield from self._joined_tasks(count)
             return
@@ -100,7 +98,7 @@ class Plan:
                 task = self._task(first + i, tuple(part[i] for part in parts), row)
                 yield _trimmed(task) if self.variable.clipped and task.offset is not None and task.offset >= 0 else task
 
-    def tally(self, *, joined: bool = False) -> Tally:
+    def tally(self, *, joined: int = 0) -> Tally:
         """Return what the plan amounts to, without any read; `joined` as for `tasks`."""
         table = self.variable.table
         odd = not table.placed or not decodable(self.variable.codecs)
@@ -137,11 +135,11 @@ class Plan:
             linear = linear * length + part.chunks[cell]
         return cells, self.variable.table.lookup(linear)
 
-    def _joinable(self) -> int:
+    def _joinable(self, joined: int) -> int:
         """Return how many chunks a task may have: 1, unless they are small, alike and in a row along the first dimension."""
         variable, table = self.variable, self.variable.table
         nbytes = math.prod(variable.chunk_shape) * variable.dtype.itemsize
-        if len(self) < 2 or nbytes > _SMALL_CHUNK or table.grid[0] != math.prod(table.grid):
+        if len(self) < 2 or nbytes > joined or table.grid[0] != math.prod(table.grid):
             return 1
         touched = self.parts[0].chunks
         in_a_row = int(touched[-1] - touched[0]) + 1 == len(touched)

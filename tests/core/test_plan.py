@@ -52,7 +52,7 @@ def records(tmp_path):
 
 def test_small_chunks_in_a_row_are_one_task(records):
     active, numbers = records
-    tasks = list(active.plan("sum").tasks(joined=True))
+    tasks = list(active.plan("sum").tasks(joined=16 << 10))
     assert [task.chunks for task in tasks] == [4096, 4096, 808]
     assert [task.chunk for task in tasks] == [(0,), (4096,), (8192,)]
     places = [piece for task in tasks for piece in task.pieces]
@@ -76,7 +76,7 @@ def test_small_chunks_in_a_row_are_one_task(records):
 )
 def test_only_the_wanted_small_chunks_are_read(records, key, counts):
     active, numbers = records
-    assert [task.chunks for task in active[key].plan("sum").tasks(joined=True)] == counts
+    assert [task.chunks for task in active[key].plan("sum").tasks(joined=16 << 10)] == counts
     np.testing.assert_array_equal(active[key].read(), numbers[key])
     assert active[key].run("max").value == numbers[key].max()
     assert active[key].explain("max").stored_bytes == active[key].run("max").report.bytes_read
@@ -93,7 +93,7 @@ def test_a_damaged_one_of_many_small_chunks_is_named(records):
 
 
 def test_large_chunks_are_tasks_of_their_own(chunked):
-    assert all(task.pieces is None for task in chunked.plan("sum").tasks(joined=True))
+    assert all(task.pieces is None for task in chunked.plan("sum").tasks(joined=16 << 10))
 
 
 def test_unwritten_chunks_need_no_read(chunked):
