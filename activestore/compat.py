@@ -211,9 +211,7 @@ class Active:
         if self._method is None:
             return part.read()
         if part.ndim < whole.ndim:
-            raise SelectionError(
-                f"the index {index!r} drops a dimension, which a reduction has to keep; write 3:4 in place of 3"
-            )
+            raise SelectionError("the index drops a dimension, which a reduction has to keep; write 3:4 in place of 3")
         try:
             axes = normalize_axes(self._axis, part.dims)
         except SelectionError as error:
