@@ -1,4 +1,4 @@
-"""The command line: `activestore inspect | reduce | backends | demo`."""
+"""The command line: `activestore inspect | reduce | backends | cache | demo`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ from activestore.errors import (
 )
 from activestore.listing import (
     Unlisted,
+    cache_record,
+    cache_table,
     columns,
     explanation_record,
     plain,
@@ -43,6 +45,7 @@ from activestore.listing import (
     variables_table,
 )
 from activestore.plugins import default_plugins
+from activestore.redaction import public_address
 from activestore.source import Source, open_source
 
 __all__ = ["main", "parse_selection"]
@@ -84,6 +87,16 @@ _BACKENDS_EPILOG = """\
 examples:
   activestore backends
   activestore reduce tas.nc tas --backend posix
+"""
+_CACHE_EPILOG = """\
+examples:
+  activestore cache ls                                     what is kept, the last used first
+  activestore cache clear                                  remove all of it
+  activestore cache clear https://store.example/tas.nc     remove what is kept of one file
+
+What is kept of a remote file is found again when the file is next opened, if it has not changed since: no metadata are
+read a second time. ACTIVESTORE_CACHE is the folder (the user's cache folder, if it is not set), or "off";
+ACTIVESTORE_CACHE_LIMIT is how many bytes the folder may have (1 GiB).
 """
 _DEMO_EPILOG = """\
 example:
@@ -163,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         ("inspect", "show the variables of a file, or all about one", _INSPECT_EPILOG, _add_inspect, _inspect),
         ("reduce", "compute mean, max, … of a variable or a part of it", _REDUCE_EPILOG, _add_reduce, _reduce),
         ("backends", "show who can compute, and the codecs that are decoded here", _BACKENDS_EPILOG, _add_json, _backends),
+        ("cache", "show or remove the metadata kept of remote files", _CACHE_EPILOG, _add_cache, _cache),
         ("demo", "reduce a file, check the numbers and draw them", _DEMO_EPILOG, _add_nothing, _demo),
     ):
         command = commands.add_parser(
@@ -183,6 +197,17 @@ def _add_nothing(command: argparse.ArgumentParser) -> None:
 
 def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_cache(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(explain=command.format_help)
+    actions = command.add_subparsers(title="what to do", metavar="ACTION")
+    for name, what, run in (("ls", "show what is kept", _cache_ls), ("clear", "remove what is kept", _cache_clear)):
+        action = actions.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+        action.add_argument("uri", metavar="URI", nargs="?", help="only of this address (all)")
+        action.set_defaults(run=run)
+        if run is _cache_ls:
+            _add_json(action)
 
 
 def _add_inspect(command: argparse.ArgumentParser) -> None:
@@ -413,6 +438,50 @@ def _backends(arguments: argparse.Namespace) -> int:
     print("\ncodecs decoded from raw bytes, in parallel (others by the HDF5 library, one chunk at a time)")
     print(columns([(f"  {name}", "yes" if here else "needs a package") for name, here in decoder_names().items()]))
     return OK
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    print(arguments.explain().rstrip())
+    return OK
+
+
+def _index_cache() -> Any:  # Any: the cache, whose type would have to be imported
+    from activestore.index_cache import default_cache  # noqa: PLC0415  # slow to import, and only needed here
+
+    return default_cache()
+
+
+def _cache_ls(arguments: argparse.Namespace) -> int:
+    cache = _index_cache()
+    entries = [] if cache is None else cache.entries(arguments.uri)
+    if arguments.json:
+        folder, limit = (None, None) if cache is None else (str(cache.folder), cache.limit)
+        _print_json({"folder": folder, "limit": limit, "entries": [cache_record(entry) for entry in entries]})
+    elif cache is None:
+        print(_CACHE_IS_OFF)
+    elif entries:
+        print(cache_table(entries))
+    else:
+        of = "" if arguments.uri is None else f" of {public_address(arguments.uri)}"
+        print(printable(f"nothing{of} is kept in {cache.folder}"))
+    return OK
+
+
+def _cache_clear(arguments: argparse.Namespace) -> int:
+    cache = _index_cache()
+    if cache is None:
+        print(_CACHE_IS_OFF)
+        return OK
+    removed = cache.clear(arguments.uri)
+    left = len(cache.entries(arguments.uri))
+    if left:
+        return _failed(f"{removed} removed, {left} left; see who may write to {cache.folder}", FAILED)
+    hint = "; 'activestore cache ls' shows the addresses" if arguments.uri is not None and not removed else ""
+    print(f"{removed} removed{hint}")
+    return OK
+
+
+_CACHE_IS_OFF = "nothing is kept: the cache is switched off, or there is no folder for it; see ACTIVESTORE_CACHE"
 
 
 def _demo(arguments: argparse.Namespace) -> int:

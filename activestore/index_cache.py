@@ -32,6 +32,7 @@ from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from activestore.redaction import public_address
 
@@ -183,7 +184,7 @@ class IndexCache:
         if uri is None:
             return everything
         own = self._path(uri)
-        return [path for path in everything if path == own or ((entry := _entry(path)) is not None and entry.uri == uri)]
+        return [path for path in everything if path == own or ((entry := _entry(path)) is not None and _names(uri, entry.uri))]
 
     def _listed(self, suffix: str) -> Iterator[tuple[Path, os.stat_result]]:
         """Give each file of the cache whose name ends with `suffix`."""
@@ -279,6 +280,17 @@ def _packed(uri: str, *, size: int, version: str, segments: Mapping[int, bytes])
 def _shown(uri: str) -> str:
     """Return an address without secrets; of one that fsspec chains ("simplecache::https://…"), without those of each part."""
     return "::".join(public_address(part) for part in uri.split("::"))
+
+
+def _names(given: str, shown: str) -> bool:
+    """Return whether an address is the one that an entry shows; S3 objects are kept by the address of their HTTP requests."""
+    scheme, _, place = given.partition("://")
+    bucket, _, key = place.partition("/")
+    if scheme not in ("s3", "s3a") or given == shown:
+        return given == shown
+    parts = urlsplit(shown)
+    path = unquote(parts.path)
+    return path.endswith(f"/{bucket}/{key}") or (parts.netloc.startswith(f"{bucket}.s3.") and path == f"/{key}")
 
 
 def _parsed(data: bytes) -> tuple[dict[str, Any], dict[int, bytes]]:  # Any: what JSON has

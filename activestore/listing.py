@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +16,13 @@ from activestore.core.variable import Variable
 from activestore.explanation import Explanation
 from activestore.result import Report, Result
 
+if TYPE_CHECKING:  # it is slow to import, and most commands do without
+    from activestore.index_cache import CacheEntry
+
 __all__ = [
     "Unlisted",
+    "cache_record",
+    "cache_table",
     "columns",
     "explanation_record",
     "plain",
@@ -235,6 +241,27 @@ def _size(nbytes: float) -> str:
             return f"{nbytes:.3g} {unit}"
         nbytes /= 1000
     return f"{nbytes:,.3g} TB"
+
+
+def cache_record(entry: CacheEntry) -> dict[str, Any]:  # Any: what JSON has
+    """Return what the index cache keeps of a remote file, for JSON."""
+    last_used = datetime.fromtimestamp(entry.last_used, tz=UTC)
+    return {field.name: getattr(entry, field.name) for field in fields(entry)} | {"last_used": last_used.isoformat()}
+
+
+def cache_table(entries: Sequence[CacheEntry]) -> str:
+    """Return a line for each remote file that the index cache keeps something of; times are local."""
+    head = ("address", "on disk", "index", "last used")
+    times = [datetime.fromtimestamp(entry.last_used, tz=UTC).astimezone() for entry in entries]
+    return columns(
+        [
+            head,
+            *(
+                (entry.uri, _size(entry.disk_bytes), _size(entry.index_bytes), f"{last_used:%Y-%m-%d %H:%M}")
+                for entry, last_used in zip(entries, times, strict=True)
+            ),
+        ]
+    )
 
 
 def result_record(result: Result) -> dict[str, Any]:  # Any: what JSON has
