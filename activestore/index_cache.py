@@ -32,7 +32,7 @@ from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from activestore.redaction import public_address
 
@@ -148,7 +148,9 @@ class IndexCache:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _write(path, data)
             self._trim()
-        except (OSError, ValueError) as error:
+        except FileNotFoundError:
+            _LOG.debug("%s: the cache was cleared meanwhile", path)
+        except OSError as error:
             _warn_once(f"{self.folder}: metadata of remote files cannot be kept ({_reason(error)}){_ADVICE}")
 
     def has(self, uri: str) -> bool:
@@ -267,7 +269,7 @@ def _packed(uri: str, *, size: int, version: str, segments: Mapping[int, bytes])
     places = sorted(offset for offset, data in segments.items() if data)
     fields = {
         "key": _key(uri),
-        "uri": _shown(uri),
+        "uri": public_address(uri),
         "size": size,
         "version": version,
         "segments": [(offset, len(segments[offset])) for offset in places],
@@ -277,20 +279,14 @@ def _packed(uri: str, *, size: int, version: str, segments: Mapping[int, bytes])
     return data + blake2b(data, digest_size=_DIGEST_BYTES).digest()
 
 
-def _shown(uri: str) -> str:
-    """Return an address without secrets; of one that fsspec chains ("simplecache::https://…"), without those of each part."""
-    return "::".join(public_address(part) for part in uri.split("::"))
-
-
 def _names(given: str, shown: str) -> bool:
     """Return whether an address is the one that an entry shows; S3 objects are kept by the address of their HTTP requests."""
     scheme, _, place = given.partition("://")
     bucket, _, key = place.partition("/")
     if scheme not in ("s3", "s3a") or given == shown:
         return given == shown
-    parts = urlsplit(shown)
-    path = unquote(parts.path)
-    return path.endswith(f"/{bucket}/{key}") or (parts.netloc.startswith(f"{bucket}.s3.") and path == f"/{key}")
+    host, _, path = unquote(shown.partition("://")[2]).partition("/")
+    return f"/{path}".endswith(f"/{bucket}/{key}") or (host.startswith(f"{bucket}.s3.") and path == key)
 
 
 def _parsed(data: bytes) -> tuple[dict[str, Any], dict[int, bytes]]:  # Any: what JSON has
@@ -396,6 +392,6 @@ def _removed(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        _LOG.warning("%s: cannot be removed (%s)", path, _reason(error))
+        _warn_once(f"{path.parent}: files of the index cache cannot be removed ({_reason(error)})")
         return False
     return True
