@@ -10,7 +10,7 @@ from functools import cache
 import pluggy
 
 from activestore import hookspecs
-from activestore.backends import posix
+from activestore.backends import posix, reductionist
 from activestore.core.backend import Backend, BackendOptions, BackendRecord
 from activestore.core.variable import ReadableSource
 from activestore.errors import BackendUnavailableError, ConfigurationError
@@ -25,7 +25,7 @@ class Plugins:
 
     Examples:
         >>> [record.name for record in Plugins.built_in().records]
-        ['posix']
+        ['posix', 'reductionist']
     """
 
     def __init__(self, manager: pluggy.PluginManager, broken: dict[str, str]) -> None:
@@ -102,6 +102,7 @@ def _manager() -> pluggy.PluginManager:
     manager = pluggy.PluginManager("activestore")
     manager.add_hookspecs(hookspecs)
     manager.register(posix, "posix")
+    manager.register(reductionist, "reductionist")
     return manager
 
 

@@ -51,13 +51,13 @@ def path(tmp_path):
 
 
 def test_built_in():
-    assert [record.name for record in Plugins.built_in().records] == ["posix"]
+    assert [record.name for record in Plugins.built_in().records] == ["posix", "reductionist"]
     assert all(record.description and record.available() is None for record in Plugins.built_in().records)
 
 
 def test_an_installed_plugin_is_used_by_name(installed, path, monkeypatch):
     found = installed(Entry("mystore", Plugin))
-    assert [record.name for record in found.records] == ["posix", "mine", "absent"]
+    assert [record.name for record in found.records] == ["posix", "reductionist", "mine", "absent"]
     monkeypatch.setattr("activestore.active.default_plugins", lambda: found)
     assert Active(path, "tas", backend="mine").run("mean").report.where == {"mine": 2}
 
@@ -65,7 +65,7 @@ def test_an_installed_plugin_is_used_by_name(installed, path, monkeypatch):
 def test_a_broken_plugin_is_named_and_left_out(installed, caplog):
     with caplog.at_level(logging.WARNING):
         found = installed(Entry("broken", fail), Entry("mystore", Plugin))
-    assert [record.name for record in found.records] == ["posix", "mine", "absent"]
+    assert [record.name for record in found.records] == ["posix", "reductionist", "mine", "absent"]
     assert found.broken == {"broken": "ImportError: no module named mystore"}
     assert "'broken' was left out" in caplog.text
     with pytest.raises(ConfigurationError, match=r"no backend 'broken'.*did not load: ImportError"):
@@ -80,7 +80,7 @@ def test_a_misspelt_hook_is_named_and_left_out(installed):
 
     found = installed(Entry("typo", Misspelt))
     assert "activestore_backend" in found.broken["typo"]
-    assert [record.name for record in found.records] == ["posix"]
+    assert [record.name for record in found.records] == ["posix", "reductionist"]
 
 
 def test_a_name_that_is_taken_is_refused(installed):

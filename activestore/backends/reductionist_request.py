@@ -21,9 +21,19 @@ from activestore.core.missing import Missing
 from activestore.core.reductions import MAX, MIN, SUM
 from activestore.core.selection import Points, Region, region_shape
 from activestore.core.task import ChunkTask, Component
-from activestore.errors import BackendRefusedError
+from activestore.errors import BackendRefusedError, ReductionistError
 
-__all__ = ["DTYPES", "body", "chunk_fields", "json_number", "largest_valid", "missing_text", "way"]
+__all__ = [
+    "DTYPES",
+    "body",
+    "chunk_fields",
+    "is_about_a_field",
+    "json_number",
+    "largest_valid",
+    "missing_text",
+    "selected_bytes",
+    "way",
+]
 
 DTYPES = {"i4": "int32", "i8": "int64", "u4": "uint32", "u8": "uint64", "f4": "float32", "f8": "float64"}
 """The protocol's names of the types of numbers that it has."""
@@ -247,12 +257,25 @@ def _weights(
     )
 
 
-def body(address: dict[str, object], chunk: dict[str, object], found: Split, missing: str | None) -> bytes:
-    """Return the JSON of a request: where the object is, where the chunk is in it, and what is wanted of it."""
-    fields = {**address, **chunk, "shape": found.shape, "axis": found.axes}
-    if not found.whole:
-        fields["selection"] = found.region
-    text = json.dumps(fields)
+def selected_bytes(task: ChunkTask) -> int:
+    """Return how many bytes the wanted part of a chunk has."""
+    return math.prod(region_shape(task.region)) * np.dtype(task.template.dtype).itemsize
+
+
+def is_about_a_field(error: ReductionistError) -> bool:
+    """Return whether a server says that it does not know a field of the request: older ones have fewer."""
+    return error.status == 400 and "unknown field" in " ".join((error.message, *error.caused_by))
+
+
+def body(fields: dict[str, object], cut: Split, *, axes: tuple[int, ...] | None, missing: str | None) -> bytes:
+    """Return the JSON of a request: `fields` say where the chunk is, `cut` what is wanted of it; None for fields not sent."""
+    asked = {**fields, "shape": cut.shape}
+    if axes is not None:
+        # Where none are named, servers add up all numbers in a row.
+        asked["axis"] = axes
+    if not cut.whole:
+        asked["selection"] = cut.region
+    text = json.dumps(asked)
     # The digits of missing values are chosen: `json` would write its own.
     return (text if missing is None else f'{text[:-1]}, "missing": {missing}}}').encode()
 
