@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import activestore
-from activestore import Active, cli, demo
+from activestore import Active, cli, demo, index_cache
 from activestore.backends import posix
 from activestore.core.backend import BackendRecord
 from activestore.errors import CorruptChunkError, SelectionError, SourceError, UnsupportedError
@@ -466,3 +466,85 @@ def test_interrupt_of_a_process(tmp_path):
     assert out == ""
     assert err.endswith("activestore: error: interrupted\n")
     assert "Traceback" not in err
+
+
+@pytest.fixture
+def index():
+    """The index cache, with metadata of two remote files; the second is the last used."""
+    cache = index_cache.default_cache()
+    cache.save("https://me:passw0rd@store.example/tas.nc?sig=s1gned", size=9000, version="v1", segments={0: bytes(2000)})
+    os.utime(next(cache.folder.iterdir()), (86400, 86400))
+    cache.save("s3://bucket/\x1b[2Jpr.nc", size=500, version="v2", segments={0: b"a", 100: b"b"})
+    return cache
+
+
+def test_cache_ls(capsys, index):
+    text = output(capsys, "cache", "ls")
+    head, last, first = text.splitlines()
+    assert head.split() == ["address", "on", "disk", "index", "last", "used"]
+    assert last.startswith("s3://bucket/\\x1b[2Jpr.nc ")
+    assert " 2 B " in last
+    assert first.startswith("https://store.example/tas.nc  2.19 kB  2 kB   1970-01-0")
+    assert output(capsys, "cache", "ls", "https://store.example/tas.nc").splitlines()[1].split() == first.split()
+    assert output(capsys, "cache", "ls", "s3://me:passw0rd@none").startswith("nothing of s3://none is kept in ")
+
+
+def test_cache_ls_json(capsys, index):
+    found = record(capsys, "cache", "ls")
+    assert (found["folder"], found["limit"]) == (str(index.folder), 2**30)
+    assert found["entries"][1] == {
+        "uri": "https://store.example/tas.nc",
+        "size": 9000,
+        "version": "v1",
+        "segments": 1,
+        "index_bytes": 2000,
+        "disk_bytes": index.entries()[1].disk_bytes,
+        "last_used": "1970-01-02T00:00:00+00:00",
+    }
+
+
+def test_cache_clear(capsys, index):
+    assert output(capsys, "cache", "clear", "s3://bucket/none") == "0 removed; 'activestore cache ls' shows the addresses\n"
+    assert output(capsys, "cache", "clear", "https://store.example/tas.nc") == "1 removed\n"
+    assert output(capsys, "cache", "clear") == "1 removed\n"
+    assert output(capsys, "cache", "clear") == "0 removed\n"
+    assert output(capsys, "cache", "ls") == f"nothing is kept in {index.folder}\n"
+    assert record(capsys, "cache", "ls")["entries"] == []
+
+
+def test_cache_that_cannot_be_cleared(capsys, index, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert f"0 removed, 2 left; see who may write to {index.folder}" in failure(capsys, 1, "cache", "clear")
+
+
+def test_cache_that_is_switched_off(capsys, monkeypatch):
+    monkeypatch.setenv("ACTIVESTORE_CACHE", "off")
+    for action in ("ls", "clear"):
+        assert "switched off" in output(capsys, "cache", action)
+    assert record(capsys, "cache", "ls") == {"folder": None, "limit": None, "entries": []}
+
+
+def test_cache_explains(capsys):
+    text = output(capsys, "cache")
+    for part in ("usage: activestore cache", "ls", "clear", "examples:", "ACTIVESTORE_CACHE", "ACTIVESTORE_CACHE_LIMIT"):
+        assert part in text
+    for argv in (["cache", "--help"], ["cache", "ls", "--help"], ["cache", "clear", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(argv)
+        assert stop.value.code == 0
+    capsys.readouterr()
+    for argv in (["cache", "list"], ["cache", "clear", "a", "b"], ["cache", "clear", "--json"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(argv)
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_cache_of_damaged_files(capsys, index):
+    for path in index.folder.iterdir():
+        path.write_bytes(path.read_bytes()[:20])
+    assert output(capsys, "cache", "ls") == f"nothing is kept in {index.folder}\n"
+    assert output(capsys, "cache", "clear") == "2 removed\n"
