@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, BinaryIO
 
 import fsspec.core
 
 from activestore.blocks import MetadataView, data_file
 from activestore.errors import ActivestoreError, SourceError, UnsupportedError, map_errors
-from activestore.ranges import cut_ranges, merged_ranges
+from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
 from activestore.redaction import public_address
 
 __all__ = ["FsspecSource"]
@@ -32,6 +33,9 @@ class FsspecSource:
         self._uri, self._reopen = public_address(uri), reopen
         with _named(self._uri):
             self._files, self._path = fsspec.core.url_to_fs(uri, **options)
+        # File systems that are not asynchronous keep one connection, or one open file, for all.
+        alone = not self._files.async_impl
+        self._turn: AbstractContextManager[Any] = threading.Lock() if alone else nullcontext()  # Any: what is not used
         self._size, self._version = self._status()
         self._view = MetadataView(self, {})
 
@@ -70,7 +74,7 @@ class FsspecSource:
         return self._status()[1]
 
     def _status(self) -> tuple[int, str]:
-        with _named(self._uri):
+        with self._turn, _named(self._uri):
             self._files.invalidate_cache(self._files._parent(self._path))
             info = self._files.info(self._path)
         if info.get("type") == "directory" or info.get("size") is None:
@@ -86,11 +90,11 @@ class FsspecSource:
         Raises:
             SourceError: They cannot be read.
         """
-        clipped = [(offset, max(0, min(size, self._size - offset))) for offset, size in ranges]
+        clipped = clipped_ranges(ranges, self._size)
         merged = merged_ranges(clipped)
-        starts = [start for start, _ in merged]
-        with _named(self._uri):
-            found = self._files.cat_ranges([self._path] * len(merged), starts, [start + length for start, length in merged])
+        starts, ends = [start for start, _ in merged], [start + length for start, length in merged]
+        with self._turn, _named(self._uri):
+            found = self._files.cat_ranges([self._path] * len(merged), starts, ends, on_error="raise")
         return cut_ranges(clipped, dict(zip(starts, found, strict=True)))
 
     def abandon(self) -> None:

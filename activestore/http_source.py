@@ -7,14 +7,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
 from activestore.blocks import METADATA_BLOCK, MetadataView, data_file
 from activestore.core.dispatch import concurrently
-from activestore.errors import SourceError, SourceNotFoundError
+from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError
 from activestore.index_cache import default_cache
 from activestore.origin import Origin
-from activestore.ranges import cut_ranges, merged_ranges
+from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
 from activestore.redaction import public_address
 from activestore.transport import Answer, Client, HttpOptions, NoAnswerError
 
@@ -24,6 +24,11 @@ _AT_ONCE = 64
 """Requests under way at once for one call, and connections."""
 _MOST_OF_AN_ERROR = 64 << 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_REDIRECTS = 5
+_PART, _EVEN_EMPTY = frozenset({206}), frozenset({206, 416})
+_REFUSALS = frozenset({400, 401, 403, 404, 410})
+_LAPSED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
+"""What S3 says of temporary credentials that are none any more, with the status 400."""
 
 
 class Target(Protocol):
@@ -31,6 +36,8 @@ class Target(Protocol):
 
     verify: bool | str
 
+    @property
+    def uri(self) -> str: ...
     @property
     def url(self) -> str: ...
     @property
@@ -42,15 +49,22 @@ class WebFile:
     """A file behind HTTP: its address, and the headers that let it be read."""
 
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:  # Any: options of many types
-        """Take user and password out of the address, and headers out of `options`."""
-        parts = urlsplit(uri)
+        """Take user and password out of the address, and headers out of `options`.
+
+        Raises:
+            ConfigurationError: The address names no host.
+        """
+        self.uri = public_address(uri)
+        parts = _web_address(uri)
         client = dict(options.get("client_kwargs") or {})
         self._headers: dict[str, str] = {**client.get("headers", {}), **options.get("headers", {})}
-        self._user, self._password = parts.username, parts.password
+        login, at, host = parts.netloc.rpartition("@")
+        user, colon, password = login.partition(":")
+        self._user, self._password = unquote(user) if at else None, unquote(password) if colon else None
         if self._user is not None:
             pair = f"{self._user}:{self._password or ''}".encode()
             self._headers.setdefault("Authorization", "Basic " + base64.b64encode(pair).decode())
-        self.url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
+        self.url = urlunsplit(parts._replace(netloc=host, fragment=""))
         self.verify: bool | str = options.get("verify", True)
         self._given = bool(client.get("headers") or options.get("headers"))
 
@@ -70,11 +84,10 @@ class HttpSource:
 
     is_remote = True
 
-    def __init__(self, uri: str, target: Target, reopen: tuple[Any, ...]) -> None:  # Any: pickle's own contract
+    def __init__(self, target: Target, reopen: tuple[Any, ...]) -> None:  # Any: pickle's own contract
         """Open it with one request: for its first bytes, or for its version if those are in the index cache.
 
         Parameters:
-            uri: The address as it was given.
             target: Where requests go.
             reopen: What a pickle of it calls, and with what.
 
@@ -82,21 +95,16 @@ class HttpSource:
             SourceNotFoundError: There is nothing there.
             SourceError: It cannot be reached or read.
         """
-        self._uri, self._target, self._reopen = public_address(uri), target, reopen
+        self._uri, self._target, self._reopen = target.uri, target, reopen
         self._url = target.url
         self._client = Client(HttpOptions(connections=_AT_ONCE, verify=target.verify))
         self._cache = default_cache()
         self._key = target.url
-        segments: dict[int, bytes] = {}
-        head = self._head() if self._cache is not None and self._cache.has(self._key) else None
-        if head is not None:
-            self._size, self._version = head
-            self._matching = {"If-Match": self._version} if self._version.startswith('"') else {}
-            segments = self._cache.load(self._key, size=self._size, version=self._version) if self._cache else {}
-        else:
-            segments = {0: self._first_bytes()}
+        known = self._known()
+        segments = {0: self._first_bytes()} if known is None else known
+        self._matching = {"If-Match": self._version} if self._version.startswith('"') else {}
         self._view = MetadataView(self, segments)
-        self._view.changed = head is None
+        self._view.changed = known is None
 
     def __repr__(self) -> str:
         return f"HttpSource({self._uri!r})"
@@ -139,10 +147,11 @@ class HttpSource:
             SourceError: It cannot be reached.
         """
         head = self._head()
-        if head is None:
-            answer = self._get({"Range": "bytes=0-0"}, most=METADATA_BLOCK)
-            head = self._identity(answer)
-        return head[1]
+        if head is not None and head[1] == self._version:
+            return self._version
+        # A server may say something else to a HEAD than to a GET.
+        answer = self._get({"Range": "bytes=0-0"}, most=METADATA_BLOCK, accepted=_EVEN_EMPTY)
+        return self._identity(answer)[1]
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of each (offset, size), fewer only at the end; ranges that nearly touch are asked for together.
@@ -150,7 +159,7 @@ class HttpSource:
         Raises:
             SourceError: It cannot be reached, or has changed since it was opened.
         """
-        clipped = [(offset, max(0, min(size, self._size - offset))) for offset, size in ranges]
+        clipped = clipped_ranges(ranges, self._size)
         merged = merged_ranges(clipped)
         found = concurrently(self._read, merged, _AT_ONCE, abandon=self.abandon)
         return cut_ranges(clipped, {start: data for (start, _), data in zip(merged, found, strict=True)})
@@ -160,6 +169,8 @@ class HttpSource:
         answer = self._get(
             {"Range": f"bytes={offset}-{offset + size - 1}", **self._matching}, most=max(size, _MOST_OF_AN_ERROR)
         )
+        if self._identity(answer)[1] != self._version:
+            raise SourceError(f"{self._uri}: has changed since it was opened; make a new Active of it")
         if answer.status == 200 and len(answer.body) == self._size:
             return answer.body[offset : offset + size]
         if answer.status != 206 or len(answer.body) != size or _start_of(answer) not in (offset, None):
@@ -176,72 +187,91 @@ class HttpSource:
         """Break off the requests that are under way."""
         self._client.abandon()
 
+    def _known(self) -> dict[int, bytes] | None:
+        """Return what the index cache has of it, None if nothing that is of its version."""
+        if self._cache is None or not self._cache.has(self._key):
+            return None
+        head = self._head()
+        found = None if head is None else self._cache.load(self._key, size=head[0], version=head[1])
+        if not found or head is None:
+            return None
+        self._size, self._version = head
+        return found
+
     def _first_bytes(self) -> bytes:
-        answer = self._get({"Range": f"bytes=0-{METADATA_BLOCK - 1}"}, most=2 * METADATA_BLOCK, whole="")
-        self._size, self._version = self._identity(answer)
-        self._matching = {"If-Match": self._version} if self._version.startswith('"') else {}
+        answer = self._get({"Range": f"bytes=0-{METADATA_BLOCK - 1}"}, most=2 * METADATA_BLOCK, accepted=_EVEN_EMPTY)
+        size, self._version = self._identity(answer)
+        head = self._head() if size is None else (size, "")
+        if head is None:
+            raise SourceError(f"{self._uri}: the server does not tell how large the file is; copy the file here")
+        self._size = head[0]
         if len(answer.body) < min(self._size, METADATA_BLOCK):
             raise SourceError(
                 f"{self._uri}: the server gives {len(answer.body)} bytes where {min(self._size, METADATA_BLOCK)} belong"
             )
         return answer.body[:METADATA_BLOCK]
 
-    def _identity(self, answer: Answer) -> tuple[int, str]:
-        """Return size and version as an answer tells them."""
+    def _identity(self, answer: Answer) -> tuple[int | None, str]:
+        """Return size, if it is told, and version as an answer tells them."""
         total = answer.headers.get("Content-Range", "").rpartition("/")[2]
         length = answer.headers.get("Content-Length", "")
-        size = (
-            0 if answer.status == 416 else int(total if total.isdigit() else length if length.isdigit() else len(answer.body))
-        )
-        tag = answer.headers.get("ETag", "")
-        # Some stores have empty tags, which would match whatever the object becomes.
-        version = tag if tag.strip('W/"') else f"{answer.headers.get('Last-Modified', 'unknown')} {size}"
-        return size, version
+        if answer.status == 416:
+            size: int | None = 0
+        elif answer.status == 206:
+            size = int(total) if total.isdecimal() else None
+        else:
+            size = int(length) if length.isdecimal() else len(answer.body)
+        return size, answer.headers.get("ETag") or f"{answer.headers.get('Last-Modified', 'unknown')} {size}"
 
     def _head(self) -> tuple[int, str] | None:
         """Return size and version, None if the server does not say."""
         answer = self._send("HEAD", {}, most=0)
         if answer.status in (404, 410):
             self._refuse(answer)
-        if answer.status != 200 or not answer.headers.get("Content-Length", "").isdigit():
-            return None
-        return self._identity(answer)
+        size, version = self._identity(answer)
+        # Some that make their answers up as they go say 0 of any.
+        return (size, version) if answer.status == 200 and size else None
 
-    def _get(self, headers: Mapping[str, str], *, most: int, whole: str | None = None) -> Answer:
+    def _get(self, headers: Mapping[str, str], *, most: int, accepted: frozenset[int] = _PART) -> Answer:
         answer = self._send("GET", headers, most=most)
-        if answer.status == 206 or (answer.status == 416 and whole is not None):
-            return answer
-        if answer.status == 200 and len(answer.body) <= METADATA_BLOCK:
-            return answer
-        self._refuse(answer)
+        if answer.status not in accepted and (answer.status != 200 or len(answer.body) > METADATA_BLOCK):
+            self._refuse(answer)
         return answer
 
     def _send(self, method: str, headers: Mapping[str, str], *, most: int) -> Answer:
         """Return the answer; redirects are followed, without the credentials if they lead elsewhere."""
+        url = began = self._url
         try:
-            for _ in range(6):
-                own = self._target.headers(method) if _same_host(self._url, self._target.url) else {}
-                answer = self._client.request(method, self._url, headers={**own, **headers}, most=most)
-                if not self._moved(answer):
+            for _ in range(_MOST_REDIRECTS + 1):
+                own = self._target.headers(method) if _may_have_credentials(url, self._target.url) else {}
+                answer = self._client.request(method, url, headers={**own, **headers}, most=most)
+                place = self._place(answer, url)
+                if place is None and answer.status in _REFUSALS and url == began != self._target.url:
+                    # Where a redirect led to earlier is often good for some minutes only.
+                    place = began = self._target.url
+                if place is None:
+                    self._url = url
                     return answer
+                url = place
         except NoAnswerError as error:
-            said = str(error).removeprefix(f"{public_address(self._url)}: ")
+            said = str(error).removeprefix(f"{public_address(url)}: ")
             ignored = "; does it ignore byte ranges, which reductions need?" if "answers with more than" in said else ""
             raise SourceError(f"{self._uri}: cannot be read: {said}{ignored}") from error
         raise SourceError(f"{self._uri}: is redirected again and again")
 
-    def _moved(self, answer: Answer) -> bool:
-        """Take over where an answer says that the object is; return whether it does."""
+    def _place(self, answer: Answer, url: str) -> str | None:
+        """Return where to ask instead, as an answer from `url` says; None if it does not."""
         region = answer.headers.get("x-amz-bucket-region")
         if answer.status in (301, 307, 400) and region and region != getattr(self._target, "region", region):
             self._target.move_to(region)  # type: ignore[attr-defined]  # only S3 objects have regions
-            self._url = self._target.url
-            return True
+            return self._target.url
         place = answer.headers.get("Location")
         if answer.status not in _REDIRECTS or not place:
-            return False
-        self._url = urljoin(self._url, place)
-        return True
+            return None
+        try:
+            return _web_address(urljoin(url, place)).geturl()
+        except (ConfigurationError, ValueError):
+            raise SourceError(f"{self._uri}: is redirected to what is no address of a web server") from None
 
     def _refuse(self, answer: Answer) -> None:
         """Raise the error that an answer stands for."""
@@ -249,7 +279,7 @@ class HttpSource:
         if answer.status in (404, 410):
             what = {"NoSuchBucket": "there is no such bucket", "NoSuchKey": "there is no such key in the bucket"}
             raise SourceNotFoundError(f"{self._uri}: {what.get(code, 'there is nothing at this address')}; check the address")
-        if answer.status in (401, 403):
+        if answer.status in (401, 403) or code in _LAPSED:
             raise SourceError(
                 f"{self._uri}: access is denied ({answer.status} {code}); check the credentials in storage_options ('key' and "
                 "'secret', 'token', or 'anon'; 'headers' for HTTP) or in the environment, and whether they have expired"
@@ -258,11 +288,30 @@ class HttpSource:
             raise SourceError(f"{self._uri}: has changed since it was opened; make a new Active of it")
         if answer.status == 200:
             raise SourceError(f"{self._uri}: the server does not answer byte ranges, which reductions need; copy the file here")
-        raise SourceError(f"{self._uri}: the server answers {answer.status}{' ' + code if code else ''}; try again later")
+        advice = "try again later" if answer.status in (429, 500, 502, 503, 504) else "check the address and storage_options"
+        raise SourceError(f"{self._uri}: the server answers {answer.status}{' ' + code if code else ''}; {advice}")
 
 
-def _same_host(one: str, other: str) -> bool:
-    return urlsplit(one)[:2] == urlsplit(other)[:2]
+def _web_address(url: str) -> SplitResult:
+    """Return the parts of an address.
+
+    Raises:
+        ConfigurationError: It names no host.
+    """
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    except ValueError:
+        pass  # brackets without an end, or a port that is no number
+    raise ConfigurationError(f"{public_address(url)}: is no address of a web server; write https://host/path")
+
+
+def _may_have_credentials(url: str, own: str) -> bool:
+    """Return whether `url` is on the server that the credentials are for, or the same one over TLS."""
+    one, other = urlsplit(url), urlsplit(own)
+    upgraded = one.hostname == other.hostname and (one.scheme, one.port, other.port) == ("https", None, None)
+    return upgraded or one[:2] == other[:2]
 
 
 def _start_of(answer: Answer) -> int | None:

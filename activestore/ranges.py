@@ -5,12 +5,22 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
-__all__ = ["cut_ranges", "merged_ranges"]
+__all__ = ["clipped_ranges", "cut_ranges", "merged_ranges"]
 
 _GAP = 16 << 10
 """Bytes between two ranges up to which reading them too is faster than another request."""
 _LONGEST = 8 << 20
 """Bytes of a request that joins several ranges, at most."""
+
+
+def clipped_ranges(ranges: Sequence[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    """Return the part of each (offset, size) that a source of `size` bytes has: nothing where a damaged file points outside.
+
+    Examples:
+        >>> clipped_ranges([(90, 20), (200, 5), (-8, 5)], 100)
+        [(90, 10), (200, 0), (-8, 0)]
+    """
+    return [(offset, max(0, min(length, size - offset)) if offset >= 0 else 0) for offset, length in ranges]
 
 
 def merged_ranges(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

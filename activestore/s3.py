@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import botocore.session
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from botocore.exceptions import BotoCoreError
 from fsspec.config import conf
 
 from activestore.errors import ConfigurationError
@@ -37,6 +40,8 @@ _WITHOUT_EFFECT = frozenset(
     }
 )
 """Options of s3fs that say how it works, not what it reads."""
+_HOST_NAME = re.compile(r"[a-z0-9-]+")
+"""Buckets that have a host of their own: the certificates of Amazon's hosts do not fit names with dots."""
 _SIGNED_FOR = 300.0
 """Seconds for which a signature is used again; stores take one for 15 minutes."""
 
@@ -50,16 +55,17 @@ class S3Object:
         Raises:
             ConfigurationError: The address names no object, or there are no credentials.
         """
+        self._bucket, self._key = _place(uri)
+        self.uri = uri
         client = dict(options.get("client_kwargs") or {})
-        self._bucket, _, self._key = uri.partition("://")[2].partition("/")
-        if not self._bucket or not self._key:
-            raise ConfigurationError(f"{uri}: names no object; write s3://bucket/key")
-        session = botocore.session.Session(profile=options.get("profile"))
-        self._endpoint = options.get("endpoint_url") or client.get("endpoint_url") or _configured_endpoint(session)
-        self.region = client.get("region_name") or session.get_config_variable("region") or "us-east-1"
+        with _settings_of_aws(uri):
+            session = botocore.session.Session(profile=options.get("profile"))
+            endpoint = options.get("endpoint_url") or client.get("endpoint_url") or _configured_endpoint(session)
+            self.region = client.get("region_name") or session.get_config_variable("region") or "us-east-1"
+            self._credentials = None if options.get("anon") else _credentials(session, options, client)
+        self._endpoint = None if endpoint is None else _checked_endpoint(uri, endpoint)
         self.verify: bool | str = client.get("verify", os.environ.get("AWS_CA_BUNDLE") or True)
         self._scheme = "http" if options.get("use_ssl", client.get("use_ssl", True)) is False else "https"
-        self._credentials = None if options.get("anon") else _credentials(session, options, client)
         if self._credentials is None and not options.get("anon"):
             raise ConfigurationError(
                 f"{uri}: there are no credentials for it; give storage_options={{'key': …, 'secret': …}}, set "
@@ -74,36 +80,47 @@ class S3Object:
     @property
     def url(self) -> str:
         """The address for HTTP requests."""
-        path = quote(self._key, safe="/~")
-        if self._endpoint is not None:
-            return f"{self._endpoint.rstrip('/')}/{self._bucket}/{path}"
-        if "." in self._bucket:  # the certificates of Amazon's hosts do not fit such names
-            return f"{self._scheme}://s3.{self.region}.amazonaws.com/{self._bucket}/{path}"
-        return f"{self._scheme}://{self._bucket}.s3.{self.region}.amazonaws.com/{path}"
+        if self._endpoint is not None or not _HOST_NAME.fullmatch(self._bucket):
+            return self._path_style
+        return f"{self._scheme}://{self._bucket}.{self._host}/{quote(self._key, safe='/~')}"
+
+    @property
+    def _path_style(self) -> str:
+        store = self._endpoint or f"{self._scheme}://{self._host}"
+        return f"{store}/{self._bucket}/{quote(self._key, safe='/~')}"
+
+    @property
+    def _host(self) -> str:
+        return f"s3.{self.region}.amazonaws.com{'.cn' if self.region.startswith('cn-') else ''}"
 
     @property
     def origin(self) -> Origin:
         """The object as a server that computes is told of it."""
-        url = self.url
-        if self._endpoint is None and "." not in self._bucket:
-            url = f"{self._scheme}://s3.{self.region}.amazonaws.com/{self._bucket}/{quote(self._key, safe='/~')}"
+        url = self._path_style
         if self._credentials is None:
             return Origin("s3", url)
-        frozen = self._credentials.get_frozen_credentials()
+        with _settings_of_aws(self.uri):
+            frozen = self._credentials.get_frozen_credentials()
         obstacle = "temporary credentials with a session token" if frozen.token else None
         return Origin("s3", url, frozen.access_key, frozen.secret_key, obstacle)
 
     def headers(self, method: str) -> dict[str, str]:
-        """Return the headers that sign a request; none for an anonymous one."""
+        """Return the headers that sign a request; none for an anonymous one.
+
+        Raises:
+            ConfigurationError: The credentials have expired, and there are no new ones.
+        """
         if self._credentials is None:
             return {}
         with self._lock:
-            made, headers = self._signed.get(method, (-_SIGNED_FOR, {}))
-            if time.monotonic() - made > _SIGNED_FOR:
+            # By the clock that signatures are dated by: the monotonic one stops while a computer sleeps.
+            now, (made, headers) = time.time(), self._signed.get(method, (0.0, {}))
+            if not 0 <= now - made <= _SIGNED_FOR:
                 request = AWSRequest(method, self.url)
-                S3SigV4Auth(self._credentials.get_frozen_credentials(), "s3", self.region).add_auth(request)
+                with _settings_of_aws(self.uri):
+                    S3SigV4Auth(self._credentials.get_frozen_credentials(), "s3", self.region).add_auth(request)
                 headers = dict(request.headers.items())
-                self._signed[method] = time.monotonic(), headers
+                self._signed[method] = now, headers
             return headers
 
     def move_to(self, region: str) -> None:
@@ -127,15 +144,65 @@ def find_object(uri: str, storage_options: Mapping[str, Any]) -> S3Object | None
     client = options.get("client_kwargs") or {}
     if set(options) - _KNOWN - _WITHOUT_EFFECT or set(client) - _KNOWN_OF_CLIENT:
         return None
+    # HTTP clients take dots out of paths, and the names of access points say where they are.
+    if {".", ".."} & set(uri.split("/")) or uri.partition("://")[2].startswith("arn:"):
+        return None
     return S3Object(uri, options)
 
 
+def _place(uri: str) -> tuple[str, str]:
+    """Return bucket and key.
+
+    Raises:
+        ConfigurationError: The address names no object.
+    """
+    bucket, _, key = uri.partition("://")[2].partition("/")
+    if not bucket or not key or "@" in bucket:
+        shown = f"s3://{bucket.rpartition('@')[2]}/{key}"
+        raise ConfigurationError(f"{shown}: names no object; write s3://bucket/key, and keys to the store in storage_options")
+    return bucket, key
+
+
+def _checked_endpoint(uri: str, endpoint: object) -> str:
+    """Return the address of a store.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    try:
+        parts = urlsplit(str(endpoint))
+        if parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and parts.port != 0:
+            return str(endpoint).rstrip("/")
+    except ValueError:
+        pass  # brackets without an end, or a port that is no number
+    raise ConfigurationError(f"{uri}: its endpoint_url is no address; write https://host:port")
+
+
+@contextmanager
+def _settings_of_aws(uri: str) -> Iterator[None]:
+    """Translate what botocore has against configuration files and credentials.
+
+    Raises:
+        ConfigurationError: In place of its errors.
+    """
+    try:
+        yield
+    except BotoCoreError as error:
+        raise ConfigurationError(f"{uri}: the credentials cannot be had: {error}") from error
+
+
 def _credentials(session: botocore.session.Session, options: Mapping[str, Any], client: Mapping[str, Any]) -> Any:
-    """Return botocore's credentials, given or found as the AWS tools find them; None if there are none."""
+    """Return botocore's credentials, given or found as the AWS tools find them; None if there are none.
+
+    Raises:
+        ConfigurationError: One of key and secret is given.
+    """
     key = options.get("key") or client.get("aws_access_key_id")
     secret = options.get("secret") or client.get("aws_secret_access_key")
     token = options.get("token") or client.get("aws_session_token")
-    return Credentials(key, secret, token) if key and secret else session.get_credentials()
+    if bool(key) != bool(secret):
+        raise ConfigurationError("storage_options has one of 'key' and 'secret'; give both, or neither")
+    return Credentials(key, secret, token) if key else session.get_credentials()
 
 
 def _configured_endpoint(session: botocore.session.Session) -> str | None:

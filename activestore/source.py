@@ -139,11 +139,12 @@ def open_source(uri: str | os.PathLike[str], storage_options: Mapping[str, objec
     """
     text = os.fsdecode(uri)
     scheme, colon, _ = text.partition("://")
-    if not colon and "::" not in text:
+    # A file may have two colons in its name; an address that fsspec chains has them too.
+    if not colon and ("::" not in text or os.path.exists(text)):
         return LocalSource(text)
-    if scheme == "file":
+    if scheme.lower() == "file":
         return LocalSource(unquote(urlsplit(text).path))
-    return _open_remote(text, scheme, dict(storage_options or {}))
+    return _open_remote(text, scheme.lower(), dict(storage_options or {}))
 
 
 def _open_remote(uri: str, scheme: str, options: dict[str, Any]) -> Source:  # Any: options of many types
@@ -152,19 +153,58 @@ def _open_remote(uri: str, scheme: str, options: dict[str, Any]) -> Source:  # A
     Raises:
         UnsupportedError: A package that it needs is not installed.
     """
-    reopen = (open_source, (uri if "@" not in uri else public_address(uri), without_secrets(options)))
+    from activestore.fsspec_source import FsspecSource  # noqa: PLC0415  # slow to import
+
+    reopen = (open_source, (_address_without_secrets(uri), without_secrets(options)))
     try:
-        from activestore.fsspec_source import FsspecSource  # noqa: PLC0415  # slow to import
-        from activestore.http_source import HttpSource, WebFile  # noqa: PLC0415  # needs an optional package
-
-        if scheme in ("s3", "s3a"):
-            from activestore.s3 import find_object  # noqa: PLC0415  # needs an optional package
-
-            found = find_object(uri, options)
-            return FsspecSource(uri, options, reopen) if found is None else HttpSource(uri, found, reopen)
+        target = _target(uri, scheme, options)
+        if target is None:
+            return FsspecSource(uri, options, reopen)
+        from activestore.http_source import HttpSource  # noqa: PLC0415  # needs an optional package
     except ImportError as error:
         extra = "s3" if scheme.startswith("s3") else "http"
         raise UnsupportedError(f"{public_address(uri)}: needs {error.name}: pip install 'activestore[{extra}]'") from error
-    if scheme in ("http", "https") and set(options) <= {"headers", "client_kwargs", "verify"}:
-        return HttpSource(uri, WebFile(uri, options), reopen)
-    return FsspecSource(uri, options, reopen)
+    return HttpSource(target, reopen)
+
+
+def _target(uri: str, scheme: str, options: dict[str, Any]) -> Any:  # Any: S3Object or WebFile, whose modules come late
+    """Return where to send requests for the file at `uri`; None if it is for fsspec to read.
+
+    Raises:
+        ImportError: A package that it needs is not installed.
+        ConfigurationError: It is no address, or there are no credentials.
+    """
+    if scheme in ("s3", "s3a"):
+        from activestore.s3 import find_object  # noqa: PLC0415  # needs an optional package
+
+        return find_object(uri, options)
+    client = options.get("client_kwargs") or {}
+    if scheme in ("http", "https") and set(options) <= {"headers", "client_kwargs", "verify"} and set(client) <= {"headers"}:
+        from activestore.http_source import WebFile  # noqa: PLC0415  # needs an optional package
+
+        return WebFile(uri, options)
+    return None
+
+
+def _address_without_secrets(uri: str) -> str:
+    """Return an address that may be kept: as it was given, without the passwords in it and signatures in its query.
+
+    Examples:
+        >>> _address_without_secrets("https://me:secret@store.example/a.nc?part=1&X-Amz-Signature=x")
+        'https://store.example/a.nc?part=1'
+        >>> _address_without_secrets("abfs://container@account.example/a.nc"), _address_without_secrets("s3://bucket/a@b?key=c")
+        ('abfs://container@account.example/a.nc', 's3://bucket/a@b?key=c')
+    """
+    return "::".join(map(_part_without_secrets, uri.split("::")))
+
+
+def _part_without_secrets(address: str) -> str:
+    scheme, colon, rest = address.partition("://")
+    if not colon or scheme.lower() in ("s3", "s3a"):
+        return address
+    place, question, query = rest.partition("?")
+    host, slash, path = place.partition("/")
+    login, at, host = host.rpartition("@")
+    user = "" if scheme.lower() in ("http", "https") else login.partition(":")[0] + at
+    kept = "&".join(one for one in query.split("&") if without_secrets({unquote(one.partition("=")[0]): ""}))
+    return f"{scheme}://{user}{host}{slash}{path}{question if kept else ''}{kept}"

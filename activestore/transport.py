@@ -5,19 +5,20 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import random
 import socket
 import ssl
 import threading
-import time
 import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 from weakref import WeakSet
 
 import urllib3
@@ -26,11 +27,12 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
-    InsecureRequestWarning,
-    LocationParseError,
+    LocationValueError,
     NameResolutionError,
+    ProxyError,
     ReadTimeoutError,
 )
+from urllib3.util import parse_url
 
 from activestore.errors import ConfigurationError
 from activestore.redaction import public_address
@@ -84,9 +86,11 @@ class Client:
             ConfigurationError: The file of authorities cannot be read.
         """
         self._options = options
-        self._live: WeakSet[HTTPConnection] = WeakSet()
-        self._generation = 0
+        self._live = _Connections()
+        self._abandoned = threading.Event()
         self._lock = threading.Lock()
+        # Not urllib3's own limit: who waits there for a connection cannot be told to give up.
+        self._slots = threading.BoundedSemaphore(options.connections)
         self._managers: dict[str | None, urllib3.PoolManager] = {}
         self._context = _tls_context(options.verify)
 
@@ -114,25 +118,27 @@ class Client:
             NoAnswerError: There is none, or not in full, or it is larger than `most`.
         """
         left = self._options.retries if retries is None else retries
-        generation, pause = self._generation, _FIRST_PAUSE
+        abandoned, pause = self._abandoned, _FIRST_PAUSE
         while True:
             try:
-                answer = self._once(method, url, headers or {}, body, most)
+                with self._slots, _in_thread(abandoned):
+                    answer = self._once(method, url, headers or {}, body, most)
                 if answer.status not in _RETRIED or left <= 0:
                     return answer
+            except (TypeError, ValueError) as error:
+                # Without its cause, which quotes the address or the header, secrets and all.
+                raise NoAnswerError(f"{public_address(url)}: {_unsent(error)}") from None
             except (HTTPError, OSError) as error:
-                if left <= 0 or generation != self._generation or _hopeless(error):
+                if left <= 0 or abandoned.is_set() or _hopeless(error):
                     raise NoAnswerError(_described(error, url)) from error
-            time.sleep(random.uniform(0, pause))  # noqa: S311  # spreads retries, keeps no secret
+            abandoned.wait(random.uniform(0, pause))  # noqa: S311  # spreads retries, keeps no secret
             left, pause = left - 1, min(2 * pause, _LONGEST_PAUSE)
 
     def abandon(self) -> None:
         """Break off the requests that are under way, which then fail; later ones are sent as ever."""
-        self._generation += 1
-        for connection in list(self._live):
-            if connection.sock is not None:
-                with suppress(OSError):  # it may be closed by now
-                    connection.sock.shutdown(socket.SHUT_RDWR)
+        abandoned, self._abandoned = self._abandoned, threading.Event()
+        abandoned.set()
+        self._live.shut_down()
 
     def close(self) -> None:
         """Close all connections."""
@@ -148,6 +154,7 @@ class Client:
             body=body,
             headers={"Accept-Encoding": "identity", "User-Agent": "activestore", **headers},
             preload_content=False,
+            decode_content=False,
             redirect=False,
             retries=False,
             timeout=urllib3.Timeout(connect=self._options.connect_timeout, read=self._options.read_timeout),
@@ -169,12 +176,40 @@ class Client:
 
     def _new_manager(self, proxy: str | None) -> urllib3.PoolManager:
         settings: dict[str, Any] = {"maxsize": self._options.connections, "block": True, "ssl_context": self._context}
-        manager = urllib3.PoolManager(**settings) if proxy is None else urllib3.ProxyManager(proxy, **settings)
+        manager = urllib3.PoolManager(**settings) if proxy is None else _through_proxy(proxy, settings)
         manager.pool_classes_by_scheme = _pools_that_register(self._live)
         return manager
 
 
-def _pools_that_register(live: WeakSet[HTTPConnection]) -> dict[str, type[HTTPConnectionPool]]:
+class _Connections:
+    """The connections that are open, of which none is kept alive by this."""
+
+    def __init__(self) -> None:
+        self._open: WeakSet[HTTPConnection] = WeakSet()
+        self._lock = threading.Lock()
+
+    def add(self, connection: HTTPConnection) -> None:
+        """Take a connection that was just made.
+
+        Raises:
+            ConnectionAbortedError: The request that it was made for has been broken off meanwhile.
+        """
+        with self._lock:
+            self._open.add(connection)
+        if _THREAD.abandoned is not None and _THREAD.abandoned.is_set():
+            raise ConnectionAbortedError
+
+    def shut_down(self) -> None:
+        """End them all: who waits for one has an error."""
+        with self._lock:
+            connections = list(self._open)
+        for connection in connections:
+            if connection.sock is not None:
+                with suppress(OSError):  # it may be closed by now
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _pools_that_register(live: _Connections) -> dict[str, type[HTTPConnectionPool]]:
     """Return classes of pools whose connections are put into `live` when they are made."""
 
     class Plain(HTTPConnection):
@@ -185,6 +220,7 @@ def _pools_that_register(live: WeakSet[HTTPConnection]) -> dict[str, type[HTTPCo
     class Secure(HTTPSConnection):
         def connect(self) -> None:
             super().connect()
+            self.is_verified = True  # if it is not, that was warned of once: urllib3 warns at every request
             live.add(self)
 
     class PlainPool(HTTPConnectionPool):
@@ -197,25 +233,41 @@ def _pools_that_register(live: WeakSet[HTTPConnection]) -> dict[str, type[HTTPCo
 
 
 def _read(response: urllib3.BaseHTTPResponse, url: str, most: int) -> bytes:
-    """Return the body, in full.
+    """Return the body, in full; of an error no more than the beginning.
 
     Raises:
         NoAnswerError: It is larger than it may be.
     """
-    said = response.length_remaining
-    if said is None or said <= most:
+    said, failed = response.length_remaining, response.status >= 400
+    if said is None or said <= most or failed:
         data: bytes = response.read(most + 1)
         if len(data) <= most:
             return data
-    raise NoAnswerError(f"{public_address(url)} answers with more than the {most:,} bytes that it may")
+        if failed:
+            response.close()
+            return data[:most]
+    raise NoAnswerError(f"{public_address(url)}: answers with more than the {most:,} bytes that it may")
+
+
+def _unsent(error: Exception) -> str:
+    """Return why a request could not even be sent."""
+    if isinstance(error, LocationValueError):
+        return "is no address of a web server; check host and port"
+    return "a header has something in it that HTTP does not allow; check the options"
 
 
 def _hopeless(error: Exception) -> bool:
     """Return whether the same would happen again: a certificate is not trusted, a name is not known."""
-    return any(isinstance(found, (ssl.SSLError, NameResolutionError, LocationParseError)) for found in _causes(error))
+    causes = [found for found in _causes(error) if not isinstance(found, _LOST)]
+    return any(isinstance(found, (ssl.SSLError, NameResolutionError)) for found in causes)
+
+
+_LOST = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+"""What TLS makes of a connection that is lost."""
 
 
 _ADVICE: tuple[tuple[type[BaseException], str], ...] = (
+    (ProxyError, "its proxy does not answer; check HTTP_PROXY, HTTPS_PROXY and NO_PROXY in the environment"),
     (ssl.SSLCertVerificationError, "its TLS certificate is not trusted ({}); name the file of its authority"),
     (ssl.SSLError, "does not speak TLS ({}); is it a plain http:// server?"),
     (NameResolutionError, "there is no host of that name; check the address"),
@@ -223,12 +275,13 @@ _ADVICE: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectTimeoutError, "no connection within the time limit; check the address, the network and the proxy"),
     (ReadTimeoutError, "no answer within the time limit"),
     (TimeoutError, "no answer within the time limit"),
+    (ConnectionAbortedError, "the request was broken off"),
 )
 
 
 def _described(error: BaseException, url: str) -> str:
     """Return what went wrong and what to try, in one line without secrets."""
-    chain = list(_causes(error))
+    chain = [found for found in _causes(error) if not isinstance(found, _LOST)] or [error]
     for kind, advice in _ADVICE:
         for found in chain:
             if isinstance(found, kind):
@@ -245,27 +298,82 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _proxy_of(url: str) -> str | None:
     """Return the proxy that the environment names for an address."""
-    parts = urlsplit(url)
-    proxies = urllib.request.getproxies()
-    if not proxies or urllib.request.proxy_bypass(parts.hostname or ""):
+    parts, proxies = parse_url(url), urllib.request.getproxies()
+    if not proxies or urllib.request.proxy_bypass(parts.netloc or ""):
         return None
-    return proxies.get(parts.scheme) or proxies.get("all")
+    found = proxies.get(parts.scheme or "") or proxies.get("all")
+    return found if found is None or "://" in found else f"http://{found}"
+
+
+def _through_proxy(proxy: str, settings: Mapping[str, Any]) -> urllib3.ProxyManager:  # Any: settings of many types
+    """Return what sends requests through a proxy; user and password may stand in its address.
+
+    Raises:
+        ConfigurationError: It is of a kind that is not known.
+    """
+    parts = parse_url(proxy)
+    if parts.scheme not in ("http", "https"):
+        raise ConfigurationError(f"{public_address(proxy)}: is no kind of proxy that is known; name an http:// one")
+    login = urllib3.make_headers(proxy_basic_auth=unquote(parts.auth)) if parts.auth else None
+    return urllib3.ProxyManager(parts._replace(auth=None).url, proxy_headers=login, **settings)
 
 
 def _tls_context(verify: bool | str) -> ssl.SSLContext:
     """Return how TLS is spoken.
 
     Raises:
-        ConfigurationError: The file of authorities cannot be read.
+        ConfigurationError: The authorities cannot be read.
     """
-    named = verify if isinstance(verify, str) else os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    try:
-        context = ssl.create_default_context(cafile=named or None)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"{named}: no certificates of authorities can be read from it ({error})") from error
     if verify is False:
         warnings.warn("TLS certificates are not verified: anyone on the way can change the numbers", UserWarning, stacklevel=3)
-        warnings.filterwarnings("ignore", category=InsecureRequestWarning)  # ours says it once
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    return context
+        return context
+    named = verify if isinstance(verify, str) else os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    try:
+        return _trusting(named or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"{named}: no certificates of authorities can be read from it ({error})") from error
+
+
+@functools.cache
+def _trusting(named: str | None) -> ssl.SSLContext:
+    """Return the context that trusts the authorities in a file or folder, the system's for None; slow to make."""
+    if named is not None and os.path.isdir(named):
+        return ssl.create_default_context(capath=named)
+    return ssl.create_default_context(cafile=named)
+
+
+class _Thread(threading.local):
+    abandoned: threading.Event | None = None
+    """Of the request that this thread sends: set when it is broken off."""
+
+
+_THREAD = _Thread()
+
+
+@contextmanager
+def _in_thread(abandoned: threading.Event) -> Iterator[None]:
+    """Let this thread's connections and log records know of a request of ours for the length of a `with` block.
+
+    Raises:
+        ConnectionAbortedError: It has been broken off.
+    """
+    if abandoned.is_set():
+        raise ConnectionAbortedError
+    _THREAD.abandoned = abandoned
+    try:
+        yield
+    finally:
+        _THREAD.abandoned = None
+
+
+def _without_queries(record: logging.LogRecord) -> bool:
+    """Cut the queries, which can hold signatures, off the addresses that urllib3 logs of our requests."""
+    if _THREAD.abandoned is not None and isinstance(record.args, tuple):
+        record.args = tuple(arg.partition("?")[0] if isinstance(arg, str) else arg for arg in record.args)
+    return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_without_queries)
