@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -112,7 +111,7 @@ class Active:
         }
         address = os.fsdecode(source) if isinstance(source, (str, bytes, os.PathLike)) else source.uri
         self._settings, options = resolve(address, given)
-        _check_name(self._settings.backend)
+        _check_name(self._settings.backend, self._settings.origins["backend"])
         self._source = open_source(source, options) if isinstance(source, (str, bytes, os.PathLike)) else source
         self._variable: Variable = read_variable(self._source, variable)
         self._selection = Selection.whole(self._variable.shape)
@@ -136,7 +135,7 @@ class Active:
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if backend is not None:
             _check_name(backend)
-        return self._copy(settings=replace(self._settings, **changes))
+        return self._copy(settings=self._settings.changed(changes))
 
     def _copy(self, *, selection: Selection | None = None, settings: Settings | None = None) -> Self:
         copy = object.__new__(type(self))
@@ -463,14 +462,19 @@ class Active:
         return page(repr(self), chunk_grid_svg(self.plan("count")))
 
 
-def _check_name(backend: str | Backend) -> None:
-    """Refuse a name that no backend has.
+def _check_name(backend: str | Backend, origin: str = "") -> None:
+    """Refuse a name that no backend has, and say where it came from unless that is plain to see.
 
     Raises:
         ConfigurationError: There is none of that name.
     """
     if isinstance(backend, str):
-        default_plugins().find(backend)
+        try:
+            default_plugins().find(backend)
+        except ConfigurationError as error:
+            if not origin or origin.startswith("the keyword"):
+                raise
+            raise ConfigurationError(f"{origin}: {error}") from error
 
 
 def _warn_of(outcome: Outcome, chunks: int, backend: str) -> None:

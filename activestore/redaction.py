@@ -32,7 +32,7 @@ def secret_name(value: object) -> str | None:
         >>> secret_name({"env": "STORE_SECRET"}), secret_name("hunter2"), secret_name({"env": "A", "more": 1})
         ('STORE_SECRET', None, None)
     """
-    if type(value) is dict and set(value) == {"env"} and isinstance(value["env"], str):
+    if type(value) is dict and set(value) == {"env"} and isinstance(value["env"], str) and value["env"]:
         return value["env"]
     return None
 

@@ -61,7 +61,7 @@ def test_the_name_of_a_secret_is_none():
 
 
 @pytest.mark.parametrize(
-    "value", [None, "env", {}, {"env": 5}, {"env": ["A"]}, {"env": "A", "b": 1}, {"name": "A"}, [("env", "A")]]
+    "value", [None, "env", {}, {"env": 5}, {"env": ""}, {"env": ["A"]}, {"env": "A", "b": 1}, {"name": "A"}, [("env", "A")]]
 )
 def test_what_names_no_secret(value):
     assert secret_name(value) is None
