@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import activestore
 from activestore.active import Active
-from activestore.config import resolve
+from activestore.config import Route, Settings, choose, config_file, resolve
 from activestore.core.codecs import decoder_names
 from activestore.core.metadata import locate, read_variable, variable_names
 from activestore.core.plan import normalize_axes
@@ -31,15 +31,20 @@ from activestore.errors import (
     VariableNotFoundError,
 )
 from activestore.listing import (
+    Answer,
     Unlisted,
     cache_record,
     cache_table,
+    choice_record,
+    choice_table,
     columns,
     explanation_record,
     plain,
     printable,
     result_record,
     result_text,
+    route_record,
+    routes_table,
     variable_page,
     variable_record,
     variables_table,
@@ -85,8 +90,11 @@ In the JSON, masked numbers are null and what is not finite is the text "NaN", "
 """
 _BACKENDS_EPILOG = """\
 examples:
-  activestore backends
+  activestore backends                             who can compute, and whether the servers of your routes answer
+  activestore backends s3://bucket/tas.nc          the settings of an address, and whether its server answers
   activestore reduce tas.nc tas --backend posix
+
+Routes are in the file that ACTIVESTORE_CONFIG names (config.toml in the user's config folder, if it is not set).
 """
 _CACHE_EPILOG = """\
 examples:
@@ -175,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, what, epilog, add_arguments, run in (
         ("inspect", "show the variables of a file, or all about one", _INSPECT_EPILOG, _add_inspect, _inspect),
         ("reduce", "compute mean, max, … of a variable or a part of it", _REDUCE_EPILOG, _add_reduce, _reduce),
-        ("backends", "show who can compute, and the codecs that are decoded here", _BACKENDS_EPILOG, _add_json, _backends),
+        ("backends", "show who can compute, and the codecs that are decoded here", _BACKENDS_EPILOG, _add_backends, _backends),
         ("cache", "show or remove the metadata kept of remote files", _CACHE_EPILOG, _add_cache, _cache),
         ("demo", "reduce a file, check the numbers and draw them", _DEMO_EPILOG, _add_nothing, _demo),
     ):
@@ -208,6 +216,11 @@ def _add_cache(command: argparse.ArgumentParser) -> None:
         action.set_defaults(run=run)
         if run is _cache_ls:
             _add_json(action)
+
+
+def _add_backends(command: argparse.ArgumentParser) -> None:
+    command.add_argument("uri", metavar="URI", nargs="?", help="show the settings of this address or path instead")
+    _add_json(command)
 
 
 def _add_inspect(command: argparse.ArgumentParser) -> None:
@@ -421,23 +434,77 @@ def _positions(text: str) -> slice | int | list[int]:
 
 
 def _backends(arguments: argparse.Namespace) -> int:
-    plugins = default_plugins()
+    if arguments.uri is not None:
+        return _settings_of(arguments.uri, as_json=arguments.json)
+    plugins, file = default_plugins(), config_file()
     problems = {record.name: record.available() for record in plugins.records}
+    answers = [_answer_of_route(route) for route in file.routes]
     if arguments.json:
         listed = [
             {"name": record.name, "description": record.description, "problem": problems[record.name]}
             for record in plugins.records
         ]
-        _print_json({"backends": listed, "broken_plugins": plugins.broken, "decoders": decoder_names()})
-        return OK
-    rows = [(record.name, problems[record.name] or "usable", record.description) for record in plugins.records]
-    print(columns([("backend", "here", "what it does"), *rows]))
-    if plugins.broken:
-        print("\nplugins that did not load")
-        print(columns([(f"  {name}", problem) for name, problem in plugins.broken.items()]))
-    print("\ncodecs decoded from raw bytes, in parallel (others by the HDF5 library, one chunk at a time)")
-    print(columns([(f"  {name}", "yes" if here else "needs a package") for name, here in decoder_names().items()]))
-    return OK
+        routes = [route_record(*pair) for pair in zip(file.routes, answers, strict=True)]
+        of_file = {"config": file.path if file.present else None, "routes": routes}
+        _print_json({"backends": listed, "broken_plugins": plugins.broken, "decoders": decoder_names(), **of_file})
+    else:
+        rows = [(record.name, problems[record.name] or "usable", record.description) for record in plugins.records]
+        print(columns([("backend", "here", "what it does"), *rows]))
+        if plugins.broken:
+            print("\nplugins that did not load")
+            print(columns([(f"  {name}", problem) for name, problem in plugins.broken.items()]))
+        print("\ncodecs decoded from raw bytes, in parallel (others by the HDF5 library, one chunk at a time)")
+        print(columns([(f"  {name}", "yes" if here else "needs a package") for name, here in decoder_names().items()]))
+        if file.routes:
+            said = [answer.line or ("no; see below" if answer.problem else "-") for answer in answers]
+            print(printable(f"\nroutes of {file.path}; the first that matches counts"))
+            print(routes_table(file.routes, said, heading="answer"))
+    return _told(answers, [f"route {route.number}" for route in file.routes])
+
+
+def _settings_of(uri: str, *, as_json: bool) -> int:
+    file, choice = config_file(), choose(uri, {})
+    answer = _answer(choice.settings)
+    if as_json:
+        _print_json({"config": file.path if file.present else None, **choice_record(uri, choice, answer)})
+    else:
+        if file.routes:
+            taken = ["taken" if route is choice.route else "also" if route.takes(uri) else "no" for route in file.routes]
+            print(printable(f"routes of {file.path}; the first that matches counts"))
+            print(routes_table(file.routes, taken, heading="matches"))
+        else:
+            print(printable(f"{file.path}: {'has no routes' if file.present else 'is not there'}"))
+        print()
+        print(printable(public_address(uri)))
+        print(choice_table(choice))
+        if answer.line is not None:
+            print(printable(f"\nthe server: {answer.line}"))
+    return _told([answer], [str(choice.settings.backend)])
+
+
+def _told(answers: Sequence[Answer], of: Sequence[str]) -> int:
+    """Say what is wrong with servers, and return the exit code."""
+    problems = [f"{what}: {one.problem}" for what, one in zip(of, answers, strict=True) if one.problem is not None]
+    sys.stdout.flush()
+    return max([_failed(problem, FAILED) for problem in problems], default=OK)
+
+
+def _answer_of_route(route: Route) -> Answer:
+    return _answer(Settings(**{name: value for name, value in route.settings.items() if name != "storage_options"}))
+
+
+def _answer(settings: Settings) -> Answer:
+    """Ask the server of these settings, if their backend has one, whether it is there."""
+    try:
+        record = default_plugins().find(str(settings.backend))
+        unavailable = record.available()
+        if unavailable is not None or record.check is None:
+            return Answer(problem=unavailable)
+        if settings.server is None:
+            return Answer(problem="no server is set: give it in the route, in ACTIVESTORE_SERVER, or with --server")
+        return Answer(record.check(settings.server, settings.for_backend.options))
+    except ActivestoreError as error:
+        return Answer(problem=str(error))
 
 
 def _cache(arguments: argparse.Namespace) -> int:

@@ -11,24 +11,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from activestore.cell_methods import result_units
+from activestore.config import Choice, Route
 from activestore.core.codecs import Codec, decodable
 from activestore.core.variable import Variable
 from activestore.explanation import Explanation
+from activestore.redaction import public_address, secret_name, secrets_hidden
 from activestore.result import Report, Result
 
 if TYPE_CHECKING:  # it is slow to import, and most commands do without
     from activestore.index_cache import CacheEntry
 
 __all__ = [
+    "Answer",
     "Unlisted",
     "cache_record",
     "cache_table",
+    "choice_record",
+    "choice_table",
     "columns",
     "explanation_record",
     "plain",
     "printable",
     "result_record",
     "result_text",
+    "route_record",
+    "routes_table",
     "variable_page",
     "variable_record",
     "variables_table",
@@ -262,6 +269,65 @@ def cache_table(entries: Sequence[CacheEntry]) -> str:
             ),
         ]
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of asking a server whether it is there."""
+
+    line: str | None = None
+    """What it is; None where none was asked, or none answered."""
+    problem: str | None = None
+    """Why nothing can be computed there; None where there is nothing wrong."""
+
+
+def routes_table(routes: Sequence[Route], last: Sequence[str], *, heading: str) -> str:
+    """Return a line for each route, with what `last` says of it at the end, under `heading`; secrets are hidden."""
+    rows = [("route", "match", "backend", "server", "storage options", heading)]
+    for route, text in zip(routes, last, strict=True):
+        shown: dict[str, Any] = secrets_hidden(route.settings)
+        options = ", ".join(f"{name}={_option(value)}" for name, value in shown.get("storage_options", {}).items())
+        rows.append((str(route.number), route.match, shown.get("backend", "-"), shown.get("server", "-"), options or "-", text))
+    return columns(rows)
+
+
+def route_record(route: Route, answer: Answer) -> dict[str, Any]:  # Any: what JSON has
+    """Return a route and the answer of its server, for JSON; secrets are hidden."""
+    shown: dict[str, Any] = {name: plain(value) for name, value in secrets_hidden(route.settings).items()}
+    return {"number": route.number, "match": route.match, **shown, "answer": answer.line, "problem": answer.problem}
+
+
+def choice_table(choice: Choice) -> str:
+    """Return a line for each setting of a source that was set: its value, and where that came from; secrets are hidden."""
+    rows = [(name, _option(value), origin) for name, value, origin in _chosen(choice)]
+    return columns([("setting", "value", "from"), *rows])
+
+
+def choice_record(uri: str, choice: Choice, answer: Answer) -> dict[str, Any]:  # Any: what JSON has
+    """Return what holds for a source, and the answer of its server, for JSON; secrets are hidden."""
+    return {
+        "uri": public_address(uri),
+        "route": None if choice.route is None else choice.route.number,
+        "settings": {name: {"value": plain(value), "from": origin} for name, value, origin in _chosen(choice)},
+        "answer": answer.line,
+        "problem": answer.problem,
+    }
+
+
+def _chosen(choice: Choice) -> list[tuple[str, object, str]]:
+    """Return each setting that was set, what may be seen of its value, and where that came from."""
+    settings = choice.settings
+    values = secrets_hidden(
+        {name: getattr(settings, name) for name in ("backend", "server", "workers", "fallback", "progress")}
+    )
+    for what, options in (("backend_options", settings.backend_options), ("storage_options", choice.storage_options)):
+        values |= {f"{what}.{name}": value for name, value in secrets_hidden(options).items()}
+    return [(name, value, settings.origins[name]) for name, value in values.items() if name in settings.origins]
+
+
+def _option(value: object) -> str:
+    variable = secret_name(value)
+    return str(value) if variable is None else f"${variable}"
 
 
 def result_record(result: Result) -> dict[str, Any]:  # Any: what JSON has

@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from activestore import Active, Capabilities, config
+from activestore import Active, BackendRecord, Capabilities, cli, config
 from activestore.config import Settings, choose, config_file, resolve
-from activestore.errors import ConfigurationError
+from activestore.errors import BackendUnavailableError, ConfigurationError
+from activestore.plugins import Plugins
 from activestore.redaction import Secret
 from activestore.testing.datasets import write_sample
 
@@ -606,6 +607,166 @@ class TestChanges:
         assert (changed.origins["fallback"], settings.origins["workers"]) == (str(path), str(path))
         with pytest.raises(ConfigurationError, match="workers=0"):
             settings.changed({"workers": 0})
+
+
+class TestCommand:
+    """`activestore backends [URI]`."""
+
+    @pytest.fixture(autouse=True)
+    def plugins(self, monkeypatch):
+        """A backend whose server answers if its address ends in "up", and tells what it was asked with."""
+
+        def check(server, options):
+            asked.append((server, dict(options)))
+            if not server.endswith("up"):
+                raise BackendUnavailableError(f"{server}: does not answer; is it running?")
+            return "Mine v2"
+
+        asked = []
+        plugins = Plugins.built_in()
+        plugins._take([BackendRecord("mine", lambda *_: Mine(), "a test's", check=check)])
+        plugins._take([BackendRecord("absent", lambda *_: Mine(), "a test's", available=lambda: "install it", check=check)])
+        monkeypatch.setattr(cli, "default_plugins", lambda: plugins)
+        return asked
+
+    @pytest.fixture
+    def run(self, capsys):
+        def run(*argv, code=0):
+            assert cli.main(["backends", *argv]) == code
+            out, err = capsys.readouterr()
+            assert (code != 0) == err.startswith("activestore: error: ")
+            for secret in ("hunter2", "swordfish"):
+                assert secret not in out + err
+            return out, err
+
+        return run
+
+    @staticmethod
+    def rows(out):
+        return {line.split()[0]: line.split(maxsplit=2)[1:] for line in out.splitlines() if len(line.split()) > 1}
+
+    def test_without_a_file(self, run, tmp_path, plugins):
+        out, _ = run()
+        assert "posix" in out
+        assert "route" not in out
+        out, _ = run(URI)
+        assert out.startswith(f"{tmp_path / 'config.toml'}: is not there\n")
+        assert self.rows(out)["backend"] == ["posix", "the default"]
+        assert json.loads(run("--json")[0])["routes"] == []
+        assert plugins == []
+
+    def test_the_route_of_an_address(self, run, write, setenv, plugins, monkeypatch):
+        monkeypatch.setenv("SECRET", "swordfish")
+        path = write(MINE)
+        setenv(WORKERS="8", STORAGE_OPTIONS={"token": "hunter2"})
+        out, _ = run("s3://cmip6-a/tas.nc?sig=hunter2")
+        assert [line.split()[-1] for line in out.splitlines()[1:5]] == ["matches", "taken", "also", "no"]
+        rows = self.rows(out)
+        route = f"route 1 (match 's3://cmip6-*') of {path}"
+        assert rows["backend"] == ["mine", route]
+        assert rows["server"] == ["https://up", route]
+        assert rows["storage_options.endpoint_url"] == ["https://store.example", route]
+        assert rows["storage_options.secret"] == ["$SECRET", route]
+        assert rows["storage_options.key"] == ["***", route]
+        assert rows["storage_options.token"] == ["***", "ACTIVESTORE_STORAGE_OPTIONS"]
+        assert rows["backend_options.timeout"] == ["5", route]
+        assert rows["backend_options.password"] == ["$SECRET", route]
+        assert rows["workers"] == ["8", "ACTIVESTORE_WORKERS"]
+        assert out.endswith("the server: Mine v2\n")
+        assert plugins == [("https://me:hunter2@up", {"timeout": 5, "password": "swordfish"})]
+
+    def test_the_same_for_programs(self, run, write, monkeypatch):
+        monkeypatch.setenv("SECRET", "swordfish")
+        path = write(MINE)
+        found = json.loads(run(URI, "--json")[0])
+        assert (found["config"], found["uri"], found["route"]) == (str(path), URI, 1)
+        assert found["settings"]["server"] == {"value": "https://up", "from": f"route 1 (match 's3://cmip6-*') of {path}"}
+        assert found["settings"]["storage_options.secret"]["value"] == {"env": "SECRET"}
+        assert (found["answer"], found["problem"]) == ("Mine v2", None)
+        found = json.loads(run("gs://elsewhere/a.nc", "--json")[0])
+        assert (found["route"], list(found["settings"]), found["answer"]) == (None, ["backend"], None)
+
+    def test_a_server_that_does_not_answer(self, run, write, setenv):
+        write(MINE)
+        setenv(SERVER="https://down", BACKEND="mine")
+        out, err = run("gs://elsewhere/a.nc", code=1)
+        assert self.rows(out)["server"] == ["https://down", "ACTIVESTORE_SERVER"]
+        assert err == "activestore: error: mine: https://down: does not answer; is it running?\n"
+        out, _ = run("gs://elsewhere/a.nc", "--json", code=1)
+        assert json.loads(out)["problem"] == "https://down: does not answer; is it running?"
+
+    def test_every_route_is_checked(self, run, write, monkeypatch, plugins):
+        monkeypatch.setenv("SECRET", "swordfish")
+        path = write(MINE)
+        out, err = run(code=1)
+        assert "posix" in out
+        table = out[out.index(f"routes of {path}; the first that matches counts") :].splitlines()[2:]
+        assert [line.split("  ")[-1].strip() for line in table] == ["Mine v2", "no; see below", "-"]
+        assert "endpoint_url=https://store.example, key=***, secret=$SECRET" in table[0]
+        assert err == "activestore: error: route 2: https://down: does not answer; is it running?\n"
+        out, _ = run("--json", code=1)
+        routes = json.loads(out)["routes"]
+        assert [(one["number"], one["answer"]) for one in routes] == [(1, "Mine v2"), (2, None), (3, None)]
+        assert routes[0]["storage_options"]["key"] == "***"
+        assert routes[2] == {
+            "number": 3,
+            "match": "/data/*",
+            "storage_options": {"local": 1},
+            "answer": None,
+            "problem": None,
+        }
+        assert [server for server, _ in plugins] == ["https://me:hunter2@up", "https://down"] * 2
+
+    @pytest.mark.parametrize(
+        ("route", "said"),
+        [
+            ("backend = 'mine'", "no server is set: give it in the route"),
+            ("backend = 'absent'\nserver = 'https://up'", "install it"),
+            ("backend = 'miné'\nserver = 'https://up'", "no backend 'miné'; did you mean 'mine'?"),
+            (
+                "backend = 'mine'\nserver = 'https://up'\nbackend_options = { a = { env = 'NOT_SET' } }",
+                "variable NOT_SET is not set",
+            ),
+        ],
+    )
+    def test_what_is_wrong_with_a_route(self, route, said, run, write):
+        write(f"[[route]]\nmatch = '*'\n{route}")
+        _, err = run(code=1)
+        assert err.startswith("activestore: error: route 1: ")
+        assert said in err
+        assert err.count("\n") == 1
+
+    def test_a_file_that_is_not_understood(self, run, write):
+        path = write("worker = 3")
+        assert run(code=2) == ("", f"activestore: error: {path}: unknown key 'worker'; did you mean 'workers'?\n")
+        assert run(URI, code=2)[1].endswith("did you mean 'workers'?\n")
+
+    def test_a_route_without_a_backend(self, run, write):
+        path = write("[[route]]\nmatch = 's3://*'\nstorage_options = { anon = true }")
+        out, _ = run(URI)
+        assert self.rows(out)["backend"] == ["posix", "the default"]
+        assert self.rows(out)["storage_options.anon"] == ["True", f"route 1 (match 's3://*') of {path}"]
+        write("")
+        assert run(URI)[0].startswith(f"{path}: has no routes\n")
+
+
+MINE = """
+[[route]]
+match = "s3://cmip6-*"
+backend = "mine"
+server = "https://me:hunter2@up"
+storage_options = { endpoint_url = "https://store.example", key = "hunter2", secret = { env = "SECRET" } }
+backend_options = { timeout = 5, password = { env = "SECRET" } }
+
+[[route]]
+match = "s3://*"
+backend = "mine"
+server = "https://down"
+
+[[route]]
+match = "/data/*"
+storage_options = { local = 1 }
+"""
 
 
 def test_importing_the_package_reads_no_settings(write):
