@@ -60,19 +60,25 @@ def missing_text(missing: Missing, dtype: str) -> str | None:
     kind = np.dtype(dtype).newbyteorder("=")
     least, most = _limit(missing.valid_min, kind), _limit(missing.valid_max, kind)
     values = [stored for stored in (_stored(value, kind) for value in missing.values) if stored is not None]
-    if least is None and most is None:
-        texts = [json_number(value) for value in values]
-        if len(texts) == 1:
-            return f'{{"missing_value": {texts[0]}}}'
-        return f'{{"missing_values": [{", ".join(texts)}]}}' if texts else None
-    if any((least is None or value >= least) and (most is None or value <= most) for value in values):
+    limited = least is not None or most is not None
+    if limited and any((least is None or value >= least) and (most is None or value <= most) for value in values):
         raise _refused("missing values and a valid range together")
+    if least is None and most is not None:
+        return f'{{"valid_max": {json_number(most)}}}'
+    if most is None and least is not None:
+        return f'{{"valid_min": {json_number(least)}}}'
     if least is None or most is None:
-        name, limit = ("valid_max", most) if least is None else ("valid_min", least)
-        return f'{{"{name}": {json_number(limit or 0)}}}'
+        return _values_text(values)
     if least >= most:
         raise _refused("a valid range that is empty or a single number")
     return f'{{"valid_range": [{json_number(least)}, {json_number(most)}]}}'
+
+
+def _values_text(values: list[float]) -> str | None:
+    texts = [json_number(value) for value in values]
+    if len(texts) == 1:
+        return f'{{"missing_value": {texts[0]}}}'
+    return f'{{"missing_values": [{", ".join(texts)}]}}' if texts else None
 
 
 def _stored(value: float, dtype: np.dtype[np.generic]) -> float | None:
