@@ -116,6 +116,7 @@ class Client:
 
         Raises:
             NoAnswerError: There is none, or not in full, or it is larger than `most`.
+            ConfigurationError: The environment names a proxy of a kind that is not known.
         """
         left = self._options.retries if retries is None else retries
         abandoned, pause = self._abandoned, _FIRST_PAUSE
@@ -125,6 +126,8 @@ class Client:
                     answer = self._once(method, url, headers or {}, body, most)
                 if answer.status not in _RETRIED or left <= 0:
                     return answer
+            except ConfigurationError:
+                raise
             except (TypeError, ValueError) as error:
                 # Without its cause, which quotes the address or the header, secrets and all.
                 raise NoAnswerError(f"{public_address(url)}: {_unsent(error)}") from None
@@ -239,13 +242,17 @@ def _read(response: urllib3.BaseHTTPResponse, url: str, most: int) -> bytes:
         NoAnswerError: It is larger than it may be.
     """
     said, failed = response.length_remaining, response.status >= 400
+    parts, left = [], most + 1
     if said is None or said <= most or failed:
-        data: bytes = response.read(most + 1)
-        if len(data) <= most:
-            return data
+        # Up to the empty part, which is an error if more was promised.
+        while left and (part := response.read(left)):
+            parts.append(part)
+            left -= len(part)
+        if left:
+            return b"".join(parts)
         if failed:
             response.close()
-            return data[:most]
+            return b"".join(parts)[:most]
     raise NoAnswerError(f"{public_address(url)}: answers with more than the {most:,} bytes that it may")
 
 
@@ -297,8 +304,14 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _proxy_of(url: str) -> str | None:
-    """Return the proxy that the environment names for an address."""
+    """Return the proxy that the environment names for an address.
+
+    Raises:
+        LocationValueError: It is no address.
+    """
     parts, proxies = parse_url(url), urllib.request.getproxies()
+    if parts.scheme not in ("http", "https"):
+        raise LocationValueError
     if not proxies or urllib.request.proxy_bypass(parts.netloc or ""):
         return None
     found = proxies.get(parts.scheme or "") or proxies.get("all")
