@@ -156,7 +156,9 @@ class _RecentBlocks:
         missing = [one for one in ranges if one[0] not in known]
         known |= {offset: data for (offset, _), data in zip(missing, self._read_ranges(missing), strict=True)}
         with self._lock:
-            self._blocks.update(known)
+            for offset, data in known.items():
+                self._blocks[offset] = data
+                self._blocks.move_to_end(offset)
             while len(self._blocks) > _DATA_BLOCKS:
                 self._blocks.popitem(last=False)
         return [known[offset] for offset, _ in ranges]

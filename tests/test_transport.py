@@ -167,6 +167,8 @@ def test_one_thread_needs_one_connection(web, client):
 def test_a_connection_that_the_server_has_closed_meanwhile(web, client):
     web.rule = in_turn(Reply(body=b"last", ending="close"))
     assert get(client, f"{web.url}/a", retries=0).body == b"last"
+    while web.open:
+        time.sleep(0.01)
     assert get(client, f"{web.url}/a", retries=0).body == b"0123456789"
 
 

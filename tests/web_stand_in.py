@@ -144,9 +144,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.stand_in.count("open", 1)
 
     def finish(self) -> None:
-        self.server.stand_in.count("open", -1)
         super().finish()
         self.request.close()
+        self.server.stand_in.count("open", -1)
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
