@@ -288,7 +288,7 @@ def _environment(uri: str) -> dict[str, _Given]:
 
 
 def _is_local(uri: str) -> bool:
-    return "://" not in uri or uri.startswith("file://")
+    return "://" not in uri or uri.lower().startswith("file://")
 
 
 def _from_text(name: str, text: str) -> Any:  # Any: settings of many types

@@ -215,7 +215,7 @@ class TestBackend:
 
     def test_a_server_of_the_environment_cannot_read_local_files(self, setenv):
         setenv(SERVER="https://s")
-        for uri in ("/data/a.nc", "a.nc", "file:///data/a.nc"):
+        for uri in ("/data/a.nc", "a.nc", "file:///data/a.nc", "FILE:///data/a.nc"):
             settings, _ = resolve(uri, {})
             assert (settings.backend, settings.server) == ("posix", None)
             assert resolve(uri, {"backend": "reductionist"})[0].server == "https://s"
