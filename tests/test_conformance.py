@@ -160,10 +160,10 @@ def test_sums_are_held_to_what_the_backend_promises(tmp_path):
     suite = Suite(AddsInSinglePrecision, tmp_path)
     active, case = suite.opened_with(CASES["type f4"]), CASES["type f4"]
     suite.sum_tolerance = lambda _stored: 1e-6
-    suite.check(active, case, Request((...,), None), ("sum",))
+    suite.check(active, case, Request((...,), 0), ("sum",))
     suite.sum_tolerance = lambda _stored: 1e-9
     with pytest.raises(AssertionError, match="NumPy has"):
-        suite.check(active, case, Request((...,), None), ("sum",))
+        suite.check(active, case, Request((...,), 0), ("sum",))
 
 
 def test_every_test_of_the_suite_says_what_it_is_for():

@@ -62,15 +62,15 @@ def _axes(ndim: int) -> list[_Axis]:
     return [None, *range(ndim), -1, *pairs, ()]
 
 
-def requests(values: _Masked) -> Iterator[Request]:
-    """Yield requests among which every selection and every axis is: all axes for the whole, one for each other selection."""
+def requests(values: _Masked, number: int) -> Iterator[Request]:
+    """Yield requests for one of many cases: every axis, and every third kind of selection; its `number` says which."""
     axes = _axes(values.ndim) if values.size <= 1000 else [None]
     for i, axis in enumerate(axes):
         yield Request((Ellipsis,), axis, keepdims=i % 2 == 1)
     if values.dtype.kind == "f":
         yield Request((Ellipsis,), None, skipna=False)
         yield Request((Ellipsis,), axes[min(1, len(axes) - 1)], skipna=False)
-    for i, key in enumerate(_keys(values.shape)[1:]):
+    for i, key in enumerate(_keys(values.shape)[1 + number % 3 :: 3], number):
         left = _axes(cut(values, key).ndim) if values.size <= 1000 else [None]
         yield Request(key, left[i % len(left)], keepdims=i % 3 == 1, skipna=i % 4 != 3)
 
