@@ -78,7 +78,7 @@ def failure_of(answer: Answer, origin: Origin, where: str) -> ReductionistError:
     message, causes = server_error(answer.body)
     message, causes = cleaned(message) or "no message", tuple(cleaned(cause) for cause in causes)
     because = f" ({'; '.join(causes[-2:])})" if causes else ""
-    advice = _advice(answer.status, f"{message} {because}", origin)
+    advice = _advice(answer.status, " ".join((message, *causes)), origin)
     return ReductionistError(
         f"{where} answers {answer.status}: {message}{because}{advice}",
         reason=f"the server answers {answer.status}: {message}",
