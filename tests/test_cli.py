@@ -263,7 +263,11 @@ def test_backends(capsys, monkeypatch):
     assert "it needs the package 'far'" in text
     assert "wrecked  ImportError" in text
     found = record(capsys, "backends")
-    assert {one["name"]: one["problem"] for one in found["backends"]} == {"posix": None, "far": "it needs the package 'far'"}
+    assert {one["name"]: one["problem"] for one in found["backends"]} == {
+        "posix": None,
+        "reductionist": None,
+        "far": "it needs the package 'far'",
+    }
     assert found["broken_plugins"] == {"wrecked": "ImportError: no such thing"}
     assert found["decoders"]["zlib"] is True
 
