@@ -120,6 +120,8 @@ class Active:
         self,
         *,
         backend: str | Backend | None = None,
+        server: str | None = None,
+        backend_options: Mapping[str, object] | None = None,
         workers: int | None = None,
         executor: Executor | None = None,
         fallback: Fallback | None = None,
@@ -127,14 +129,25 @@ class Active:
     ) -> Self:
         """Return the same selection of the same variable, computed with other options; None keeps what was set.
 
+        Another backend starts without the server and the options of the one before.
+
         Examples:
             >>> Active("docs/tas.nc", "tas").with_options(workers=1).count()
             np.int64(15480)
         """
-        given = {"backend": backend, "workers": workers, "executor": executor, "fallback": fallback, "progress": progress}
+        given = {
+            "backend": backend,
+            "server": server,
+            "backend_options": backend_options,
+            "workers": workers,
+            "executor": executor,
+            "fallback": fallback,
+            "progress": progress,
+        }
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if backend is not None:
             _check_name(backend)
+            changes = {"server": None, "backend_options": {}} | changes
         return self._copy(settings=self._settings.changed(changes))
 
     def _copy(self, *, selection: Selection | None = None, settings: Settings | None = None) -> Self:

@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
@@ -23,6 +24,8 @@ __all__ = ["HttpSource", "WebFile"]
 _AT_ONCE = 64
 """Requests under way at once for one call, and connections."""
 _MOST_OF_AN_ERROR = 64 << 10
+_TIME_STEP = 2.0
+"""Seconds that two times of modification have to be apart to differ for certain: they are told in whole seconds."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 _PART, _EVEN_EMPTY = frozenset({206}), frozenset({206, 416})
@@ -138,7 +141,8 @@ class HttpSource:
         yield self._view
         if self._view.changed and self._cache is not None:
             self._view.changed = False
-            self._cache.save(self._key, size=self._size, version=self._version, segments=dict(self._view.segments))
+            if not self._is_fresh:
+                self._cache.save(self._key, size=self._size, version=self._version, segments=dict(self._view.segments))
 
     def current_version(self) -> str:
         """Return the version that the object has now.
@@ -196,11 +200,13 @@ class HttpSource:
         if not found or head is None:
             return None
         self._size, self._version = head
+        self._is_fresh = False
         return found
 
     def _first_bytes(self) -> bytes:
         answer = self._get({"Range": f"bytes=0-{METADATA_BLOCK - 1}"}, most=2 * METADATA_BLOCK, accepted=_EVEN_EMPTY)
         size, self._version = self._identity(answer)
+        self._is_fresh = _is_fresh(answer)
         head = self._head() if size is None else (size, "")
         if head is None:
             raise SourceError(f"{self._uri}: the server does not tell how large the file is; copy the file here")
@@ -221,7 +227,10 @@ class HttpSource:
             size = int(total) if total.isdecimal() else None
         else:
             size = int(length) if length.isdecimal() else len(answer.body)
-        return size, answer.headers.get("ETag") or f"{answer.headers.get('Last-Modified', 'unknown')} {size}"
+        tag, modified = answer.headers.get("ETag", ""), answer.headers.get("Last-Modified")
+        if tag.strip('W/"'):  # some stores have empty tags, which would match whatever the object becomes
+            return size, tag
+        return size, "" if modified is None else f"{modified} {size}"
 
     def _head(self) -> tuple[int, str] | None:
         """Return size and version, None if the server does not say."""
@@ -312,6 +321,15 @@ def _may_have_credentials(url: str, own: str) -> bool:
     one, other = urlsplit(url), urlsplit(own)
     upgraded = one.hostname == other.hostname and (one.scheme, one.port, other.port) == ("https", None, None)
     return upgraded or one[:2] == other[:2]
+
+
+def _is_fresh(answer: Answer) -> bool:
+    """Return whether an object was written so lately that it may be written again without another time of modification."""
+    try:
+        modified = parsedate_to_datetime(answer.headers["Last-Modified"])
+        return (parsedate_to_datetime(answer.headers["Date"]) - modified).total_seconds() < _TIME_STEP
+    except (KeyError, ValueError, TypeError):
+        return False
 
 
 def _start_of(answer: Answer) -> int | None:

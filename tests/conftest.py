@@ -23,6 +23,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 # No test writes into the user's index cache: each has a folder of its own, what runs outside of tests has none.
 os.environ["ACTIVESTORE_CACHE"] = "off"
 os.environ.pop("ACTIVESTORE_CACHE_LIMIT", None)
+# Nor do the user's settings count.
+for _name in [
+    name for name in os.environ if name.startswith("ACTIVESTORE_") and name not in ("ACTIVESTORE_CACHE", "ACTIVESTORE_REAL")
+]:
+    del os.environ[_name]
+os.environ["ACTIVESTORE_CONFIG"] = os.devnull
 _cache_numbers = count()
 
 

@@ -578,7 +578,6 @@ def test_metadata_of_an_older_version_are_not_used(server, cache):
     assert mean_of_first_chunk(server) == 0
 
 
-@pytest.mark.xfail(strict=False, reason="a source without ETag and time of modification says that it has a version")
 def test_metadata_of_a_file_without_a_version_are_not_used(server, cache):
     server.marks = {}
     write_chunks(server.path, [0, 1, 2, 3])

@@ -116,7 +116,7 @@ class InterruptibleBackend(Backend, Protocol):
 class BackendOptions:
     """What a backend is opened with, besides the source."""
 
-    server: str | None = None
+    server: str | None = field(default=None, repr=False)
     """Address of the server that computes, for backends that have one."""
     options: Mapping[str, object] = field(default_factory=dict, repr=False)
     """Options of the backend's own."""
