@@ -2,6 +2,10 @@
 
 import dataclasses
 import inspect
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ from activestore.source import open_source
 from activestore.testing.cases import CASES, damages
 from activestore.testing.conformance import BackendTests
 from activestore.testing.reference import Request
+from tests.test_docs import blocks_of, write
 
 
 class TestOnADisk(BackendTests):
@@ -170,3 +175,15 @@ def test_every_test_of_the_suite_says_what_it_is_for():
     tests = {name: one for name, one in vars(BackendTests).items() if name.startswith("test_")}
     assert len(tests) > 25
     assert all(inspect.getdoc(one) for one in tests.values())
+
+
+def test_the_plugin_of_the_documentation_passes(tmp_path):
+    for block in blocks_of("docs/backends.md"):
+        if block.title is not None:
+            write(block, tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    chosen = "not numpy or missing or contiguous or chunk"
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-k", chosen, "test_mystore.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 200
