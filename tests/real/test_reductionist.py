@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from activestore import Active, Reduction
-from activestore.backends.reductionist_request import json_number
+from activestore.backends.reductionist.request import json_number
 from activestore.errors import (
     BackendUnavailableError,
     FallbackWarning,

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from activestore.backends.reductionist_split import FLOAT32_TERMS, Split, split
+from activestore.backends.reductionist.split import FLOAT32_TERMS, Split, split
 from activestore.core.codecs import Codec
 from activestore.core.missing import Missing
 from activestore.core.reductions import MAX, MIN, SUM

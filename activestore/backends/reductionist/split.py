@@ -19,6 +19,10 @@ FLOAT32_TERMS = 16
 """Roundings of half a unit in the last place that a float32 sum may go through: 16 x 2^-24 is less than 1e-6."""
 
 
+_START = 8
+"""What the first factor is made to be, if it can."""
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """A chunk as the server is told of it: the same cells in the same order, on other axes."""
@@ -81,7 +85,7 @@ def split(
 
     Examples:
         >>> split((8, 6), (Slice(0, 8, 1), Slice(0, 6, 1)), (0, 1), terms=16).shape
-        (3, 2, 2, 2, 2)
+        (8, 3, 2)
         >>> found = split((8, 6), (Slice(2, 6, 1), Slice(0, 6, 1)), (0, 1), terms=3)
         >>> found.shape, found.region[0], found.axes, found.answer
         ((4, 2, 2, 3), Slice(start=1, stop=3, step=1), (0, 1, 2), (3,))
@@ -135,22 +139,33 @@ def _pieces(shape: tuple[int, ...], region: Region, axes: tuple[int, ...]) -> li
 
 
 def _choose(pieces: list[_Piece], *, terms: float, product: float) -> None:
-    """Keep, of each piece's factors, those that the server reduces: the small ones first, as they give most for a rounding."""
-    offered = sorted((factor, i) for i, piece in enumerate(pieces) for factor in piece.factors)
+    """Keep, of each piece's factors, those that the server reduces: the small ones first, as they give most for a rounding.
+
+    The server's first step, over all cells, takes a third less with a factor of 8 than with one of 3, so that small factors
+    are joined to that at the start.
+    """
+    first = next((piece for piece in pieces if piece.factors), None)
+    if first is not None and first.part == (0, first.length, 1):
+        first.factors = _with_a_larger_start(first.factors, min(_START, terms + 1, product))
+    starts = [(0, first.factors[0], pieces.index(first))] if first is not None else []
+    others = [(factor, factor, i) for i, piece in enumerate(pieces) for factor in piece.factors[piece is first :]]
     taken: list[list[int]] = [[] for _ in pieces]
     spent, under = 0, 1
-    for factor, i in offered:
+    for _, factor, i in sorted(starts + others):
         if spent + factor - 1 <= terms and under * factor <= product:
             taken[i].append(factor)
             spent, under = spent + factor - 1, under * factor
     for piece, factors in zip(pieces, taken, strict=True):
         # Large factors first: what is left for the later ones to be done on is then small.
-        piece.factors = factors[::-1]
-    first = next((piece for piece in pieces if piece.factors), None)
-    if first is not None and first.factors[0] == 2 and len(first.factors) > 2 and first.part == (0, first.length, 1):
-        # The server's first step takes half as long with a 4, which costs one rounding more than two 2.
-        rest = first.factors[2:] if spent < terms else first.factors[3:]
-        first.factors = [4, *rest]
+        piece.factors = sorted(factors, reverse=True)
+
+
+def _with_a_larger_start(factors: list[int], most: float) -> list[int]:
+    """Return ascending factors with the first of them multiplied while they make no more than `most`."""
+    start, rest = factors[0], factors[1:]
+    while rest and start * rest[0] <= most:
+        start *= rest.pop(0)
+    return [start, *rest]
 
 
 def _axes_of(piece: _Piece) -> list[tuple[int, Slice, bool]]:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ReadTimeoutError
 
-from activestore.backends.reductionist_answer import (
+from activestore.backends.reductionist.answer import (
     FOR_ERRORS,
     Expected,
     Reply,
@@ -31,7 +31,7 @@ from activestore.backends.reductionist_answer import (
     is_final,
     server_error,
 )
-from activestore.backends.reductionist_request import is_about_a_field
+from activestore.backends.reductionist.request import is_about_a_field
 from activestore.errors import BackendError, BackendUnavailableError, ConfigurationError, ReductionistError
 from activestore.origin import Origin
 from activestore.redaction import public_address

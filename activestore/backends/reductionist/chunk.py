@@ -9,10 +9,10 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import numpy.typing as npt
 
-from activestore.backends.reductionist_answer import Expected, Reply
-from activestore.backends.reductionist_client import Server, ServerLostError
-from activestore.backends.reductionist_request import body, is_about_a_field, largest_valid, missing_text, selected_bytes
-from activestore.backends.reductionist_split import FLOAT32_TERMS, Split, split
+from activestore.backends.reductionist.answer import Expected, Reply
+from activestore.backends.reductionist.client import Server, ServerLostError
+from activestore.backends.reductionist.request import body, is_about_a_field, largest_valid, missing_text, selected_bytes
+from activestore.backends.reductionist.split import FLOAT32_TERMS, Split, split
 from activestore.core.kernel import reduce_values
 from activestore.core.reductions import SUM
 from activestore.core.selection import Slice, region_shape

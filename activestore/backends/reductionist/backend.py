@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from activestore.backends.reductionist_chunk import ChunkWork, Dialect
-from activestore.backends.reductionist_client import Server, ServerOptions, server_address
-from activestore.backends.reductionist_request import DTYPES, chunk_fields, way
+from activestore.backends.reductionist.chunk import ChunkWork, Dialect
+from activestore.backends.reductionist.client import Server, ServerOptions, server_address
+from activestore.backends.reductionist.request import DTYPES, chunk_fields, way
 from activestore.core.backend import BackendOptions, Capabilities
 from activestore.core.kernel import fill_chunk, reduce_values
 from activestore.core.task import ChunkPartial, ChunkTask

@@ -22,7 +22,7 @@ def _available() -> str | None:
 
 
 def _open(source: ReadableSource, options: BackendOptions) -> Backend:
-    from activestore.backends.reductionist_backend import ReductionistBackend  # noqa: PLC0415  # optional, slow to import
+    from activestore.backends.reductionist.backend import ReductionistBackend  # noqa: PLC0415  # optional, slow to import
 
     return ReductionistBackend(source, options)
 
@@ -37,7 +37,7 @@ def _check(address: str, options: Mapping[str, object]) -> str:
     problem = _available()
     if problem is not None:
         raise BackendUnavailableError(f"the backend 'reductionist' cannot be used here: {problem}")
-    from activestore.backends.reductionist_client import Server, ServerOptions, server_address  # noqa: PLC0415
+    from activestore.backends.reductionist.client import Server, ServerOptions, server_address  # noqa: PLC0415
 
     server = Server(server_address(address), ServerOptions.parse(options), connections=1)
     try:
