@@ -227,10 +227,7 @@ class HttpSource:
             size = int(total) if total.isdecimal() else None
         else:
             size = int(length) if length.isdecimal() else len(answer.body)
-        tag, modified = answer.headers.get("ETag", ""), answer.headers.get("Last-Modified")
-        if tag.strip('W/"'):  # some stores have empty tags, which would match whatever the object becomes
-            return size, tag
-        return size, "" if modified is None else f"{modified} {size}"
+        return size, _tag(answer) or f"{answer.headers.get('Last-Modified', 'unknown')} {size}"
 
     def _head(self) -> tuple[int, str] | None:
         """Return size and version, None if the server does not say."""
@@ -323,8 +320,16 @@ def _may_have_credentials(url: str, own: str) -> bool:
     return upgraded or one[:2] == other[:2]
 
 
+def _tag(answer: Answer) -> str:
+    """Return the ETag; empty where that is all it is, as some stores have it: it would match whatever the object becomes."""
+    tag = answer.headers.get("ETag", "")
+    return tag if tag.strip('W/"') else ""
+
+
 def _is_fresh(answer: Answer) -> bool:
-    """Return whether an object was written so lately that it may be written again without another time of modification."""
+    """Return whether an object was written so lately, or says so little, that it may be written again without a sign of it."""
+    if "Last-Modified" not in answer.headers:
+        return not _tag(answer)
     try:
         modified = parsedate_to_datetime(answer.headers["Last-Modified"])
         return (parsedate_to_datetime(answer.headers["Date"]) - modified).total_seconds() < _TIME_STEP

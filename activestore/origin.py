@@ -13,7 +13,7 @@ class Origin:
 
     Examples:
         >>> Origin("s3", "https://store.example/bucket/tas.nc", user="K", password="S")
-        Origin(interface_type='s3', url='https://store.example/bucket/tas.nc', obstacle=None)
+        Origin('s3', 'https://store.example/bucket/tas.nc', obstacle=None)
     """
 
     interface_type: str
@@ -26,3 +26,7 @@ class Origin:
     """S3 secret key, or the password of an HTTP server."""
     obstacle: str | None = None
     """What a server could not be told, so that it could not reach the object; None if there is nothing."""
+
+    def __repr__(self) -> str:
+        # Without the query, which can hold a signature.
+        return f"Origin({self.interface_type!r}, {self.url.partition('?')[0]!r}, obstacle={self.obstacle!r})"

@@ -53,7 +53,7 @@ RESET = Reply(sent=-1, ending="reset")
 
 
 def ranged(request: Request, content: bytes, headers: Mapping[str, str]) -> Reply:
-    """Return the answer of a server that does all that it should."""
+    """Return the part of a file that is asked for, if it is of the version that is asked for."""
     if request.headers.get("If-Match", headers.get("ETag")) != headers.get("ETag"):
         return Reply(412)
     if request.range is None:
@@ -109,9 +109,10 @@ class WebStandIn:
 
     def reply(self, request: Request) -> Reply:
         """Return the answer to a request."""
-        given = self.rule(request)
-        if given is not None:
-            return given
+        return self.rule(request) or self.usual(request)
+
+    def usual(self, request: Request) -> Reply:
+        """Return the answer of a server that does all that it should."""
         content = self.files.get(unquote(request.path.partition("?")[0]))
         if content is None:
             return Reply(404, {"Content-Type": "text/html"}, b"<h1>Not found</h1>")
