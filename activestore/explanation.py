@@ -80,7 +80,7 @@ def explain(plan: Plan, backend: Backend, *, fallback: Fallback) -> Explanation:
             reason = None if task.offset is None else refuses(task)
             if reason is not None:
                 reasons[reason] += task.chunks
-                moved += task.size
+                moved += 0 if task.inline is not None else task.size
         seen = sum(task.chunks for task in asked)
         if seen < len(plan):
             reasons = Counter({f"{reason} (estimated)": count * len(plan) // seen for reason, count in reasons.items()})

@@ -282,9 +282,10 @@ class _Tally:
         for task, one in zip(tasks, done, strict=True):
             self._aggregator.add(task, one.partial)
             self._where[self._place(task, one)] += task.chunks
-            self._read += task.size
+            nbytes = 0 if task.inline is not None else task.size
+            self._read += nbytes
             here = self._computes_here or one.reason is not None
-            self._moved += task.size if here else one.partial.moved
+            self._moved += nbytes if here else one.partial.moved
             if one.reason is not None:
                 self._reasons[one.reason] += task.chunks
         if self._progress is not None:

@@ -197,6 +197,9 @@ def _pipeline(codecs: tuple[Codec, ...], itemsize: int) -> tuple[str | None, tup
     # A checksum that was added last lies behind the chunk's bytes, and need not be sent; the store's own is relied on.
     checksum = 4 if left and left[-1].id == "fletcher32" and left.pop() else 0
     compression = "zlib" if left and left[-1].id == "zlib" and left.pop() else None
+    if checksum and compression is None:
+        # zlib has a checksum of its own, which the server verifies; without either, damage would become a number.
+        raise _refused("a checksum that nothing there verifies")
     if any(codec.id == "fletcher32" for codec in left):
         raise _refused("fletcher32 inside the compressed bytes")
     if any(codec.id != "shuffle" for codec in left):
