@@ -191,6 +191,7 @@ def _over_a_line(case: line.Case, options: argparse.Namespace) -> tuple[Mapping[
         return runs, [case.title, f"  not measured: {missing}"]
     with line.lines(folder, case, tiny=options.small) as (place, counters):
         wanted, size = repr(line.expected(place)), Path(place.local).stat().st_size
+        _worker("line", line.BOUND, line.as_json(place), wanted)  # the servers are warm before anybody's turn
         for number in range(options.rounds):
             for name, of_name in runs.items():
                 _progress(f"round {number + 1} of {options.rounds}: {name}")
