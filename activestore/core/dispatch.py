@@ -11,7 +11,7 @@ import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -56,7 +56,11 @@ def concurrently(
         return [function(item) for item in items]
     with ThreadPoolExecutor(min(workers, len(items)), thread_name_prefix="activestore") as pool:
         try:
-            return list(pool.map(function, items))
+            futures = [pool.submit(function, item) for item in items]
+            # Those that have failed first: the others may wait for long.
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
+            return [future.result() for future in futures]
         except BaseException:
             abandon()
             pool.shutdown(wait=False, cancel_futures=True)

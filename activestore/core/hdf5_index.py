@@ -177,10 +177,11 @@ def _branches(
 ) -> npt.NDArray[np.bool_]:
     """Return which children of inner nodes can hold a wanted chunk: each has the chunks from its key up to the next one's."""
     every = np.ones(len(rows), bool)
-    starts = rows["start"][:, : len(shape)].astype(np.int64)
-    if wanted is None or np.any(starts >= np.array(shape)):
+    starts = rows["start"][:, : len(shape)]
+    if wanted is None or np.any(starts >= np.array(shape, np.uint64)):
         # What lies outside a dataset that has shrunk has no position in the grid.
         return every
+    starts = starts.astype(np.int64)
     first = np.ravel_multi_index(tuple((starts // np.array(chunk_shape)).T), grid_shape(shape, chunk_shape)).astype(np.int64)
     if np.any(first[1:] < first[:-1]):
         return every
@@ -234,8 +235,8 @@ def _leaf_columns(
     index = np.zeros(len(rows), np.int64)
     inside = np.ones(len(rows), bool)
     for dim, (cells, chunk) in enumerate(zip(grid, chunk_shape, strict=True)):
-        start = rows["start"][:, dim].astype(np.int64)
+        start = rows["start"][:, dim]
         inside &= start < extent[dim]
-        index = index * cells + start // chunk
+        index = index * cells + start.astype(np.int64) // chunk
     columns = (index, address, rows["size"].astype(np.int64), rows["mask"].astype(np.int64))
     return columns if inside.all() else tuple(column[inside] for column in columns)

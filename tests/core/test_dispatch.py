@@ -1,5 +1,6 @@
 """Running plans: order, bounds, cancelling, fallback."""
 
+import io
 import multiprocessing
 import os
 import signal
@@ -16,8 +17,9 @@ import pytest
 from activestore import Active, Capabilities
 from activestore.backends.posix import PosixBackend
 from activestore.core import dispatch
+from activestore.core.dispatch import Budget, concurrently
 from activestore.errors import BackendError, BackendRefusedError, CorruptChunkError, FallbackWarning
-from activestore.source import open_source
+from activestore.source import LocalSource, open_source
 
 DATA = np.random.default_rng(1).normal(size=(40, 30, 20)).astype("f4")
 
@@ -229,3 +231,183 @@ except KeyboardInterrupt:
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=5)
     assert out == "stopped 1\n"
+
+
+# What sources and backends share
+
+
+def test_concurrently_keeps_the_order_and_the_bound():
+    under_way, most, lock = 0, 0, threading.Lock()
+
+    def work(item):
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.002 * (item % 3))
+        with lock:
+            under_way -= 1
+        return -item
+
+    assert concurrently(work, range(40), 5) == [-item for item in range(40)]
+    assert 1 < most <= 5
+    assert concurrently(work, [], 5) == []
+
+
+def test_concurrently_needs_no_thread_for_one():
+    assert concurrently(lambda _: threading.current_thread(), [1], 5) == [threading.current_thread()]
+
+
+@pytest.mark.parametrize("failing", [0, 7, 19])
+def test_concurrently_abandons_the_others_when_one_fails(failing):
+    ended, abandoned, begun = threading.Event(), [], []
+
+    def work(item):
+        begun.append(item)
+        if item == failing:
+            raise CorruptChunkError(f"item {item}")
+        # The others wait until they are abandoned, as requests to a server that stalls do.
+        if item > failing and not ended.wait(10):
+            raise AssertionError("was not abandoned")
+
+    def abandon():
+        abandoned.append(True)
+        ended.set()
+
+    before = threading.active_count()
+    started = time.perf_counter()
+    with pytest.raises(CorruptChunkError, match=f"item {failing}"):
+        concurrently(work, range(40), 4, abandon=abandon)
+    assert time.perf_counter() - started < 5
+    assert abandoned == [True]
+    assert len(begun) <= failing + 1 + 2 * 4
+    assert threading.active_count() == before
+
+
+def test_concurrently_does_not_wait_for_the_first_when_another_fails():
+    ended = threading.Event()
+
+    def work(item):
+        if item == 1:
+            raise CorruptChunkError("item 1")
+        if not ended.wait(3):
+            raise AssertionError("was not abandoned")
+
+    started = time.perf_counter()
+    with pytest.raises(CorruptChunkError, match="item 1"):
+        concurrently(work, range(4), 4, abandon=ended.set)
+    assert time.perf_counter() - started < 2
+
+
+def test_a_budget_is_not_exceeded_and_all_get_their_turn():
+    budget, lock = Budget(100), threading.Lock()
+    held = most = done = 0
+
+    def work(nbytes):
+        nonlocal held, most, done
+        with budget.of(nbytes):
+            with lock:
+                held += min(nbytes, 100)
+                most = max(most, held)
+            time.sleep(0.001)
+            with lock:
+                held -= min(nbytes, 100)
+                done += 1
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, [7, 60, 100, 1, 250, 33, 0, 12] * 20))
+    assert (held, done) == (0, 160)
+    assert 60 < most <= 100
+
+
+def test_a_budget_is_given_back_after_an_error():
+    budget = Budget(10)
+    for _ in range(3):
+        with pytest.raises(KeyError), budget.of(10):
+            raise KeyError
+    with budget.of(4), budget.of(6):
+        pass
+
+
+def test_what_needs_more_than_there_is_waits_to_be_alone():
+    budget, order = Budget(10), []
+    first = threading.Event()
+
+    def large():
+        first.wait(5)
+        with budget.of(1000):
+            order.append("large")
+
+    thread = threading.Thread(target=large)
+    thread.start()
+    with budget.of(1):
+        first.set()
+        time.sleep(0.05)
+        order.append("small")
+    thread.join(5)
+    assert order == ["small", "large"]
+
+
+def test_chunks_at_work_stay_within_the_budget(path, monkeypatch):
+    """A source that counts the bytes that were asked of it and not yet reduced."""
+    from activestore.backends import posix
+
+    monkeypatch.setattr(posix, "_MEMORY", 20_000)
+    held = most = 0
+    lock = threading.Lock()
+    reduced = posix.reduce_chunk
+
+    class Remote(LocalSource):
+        is_remote = True
+
+        def for_hdf5(self):
+            return io.BytesIO(super().read_ranges([(0, self.size)])[0])
+
+        def read_ranges(self, ranges):
+            nonlocal held, most
+            found = super().read_ranges(ranges)
+            if threading.current_thread() is not threading.main_thread():
+                with lock:
+                    held += sum(map(len, found))
+                    most = max(most, held)
+                time.sleep(0.001)
+            return found
+
+    def reduce(raw, task):
+        nonlocal held
+        partial = reduced(raw, task)
+        with lock:
+            held -= len(raw)
+        return partial
+
+    monkeypatch.setattr(posix, "reduce_chunk", reduce)
+    monkeypatch.setattr("activestore.active.open_source", lambda path, _: Remote(path))
+    monkeypatch.setattr(posix, "_OVER_NETWORK", Capabilities(through_hdf5=True, workers=16, batch=4))
+    result = Active(path, "x").run("sum")
+    np.testing.assert_allclose(result.value, DATA.sum(dtype="f8"), rtol=1e-12)
+    assert result.report.workers == 16
+    assert held == 0
+    assert 0 < most <= 20_000
+
+
+def test_a_run_that_fails_abandons_what_waits(path):
+    """With a backend that can be broken off, nothing is waited for."""
+    ended, abandoned = threading.Event(), []
+
+    class Waiting(Wrapped):
+        def reduce_chunk(self, task):
+            if task.sequence == 5:
+                raise CorruptChunkError("chunk five is damaged")
+            if task.sequence > 5 and not ended.wait(10):
+                raise AssertionError("was not abandoned")
+            return super().reduce_chunk(task)
+
+        def abandon(self):
+            abandoned.append(True)
+            ended.set()
+
+    started = time.perf_counter()
+    with pytest.raises(CorruptChunkError, match="chunk five"):
+        Active(path, "x", backend=Waiting(path), workers=3).mean()
+    assert time.perf_counter() - started < 5
+    assert abandoned == [True]

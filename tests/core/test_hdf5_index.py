@@ -1,16 +1,22 @@
 """Where chunks lie: every kind of index that HDF5 has, against the library's own list; and B-trees that are damaged."""
 
+import contextlib
+import io
 import struct
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from activestore import Active
 from activestore.core import hdf5_index
-from activestore.core.metadata import read_variable
-from activestore.errors import SourceError
-from activestore.source import open_source
+from activestore.core.metadata import locate, read_variable
+from activestore.core.plan import touched_chunks
+from activestore.core.selection import Selection
+from activestore.errors import ActivestoreError, SourceError
+from activestore.source import LocalSource, open_source
 
 
 @pytest.fixture
@@ -140,6 +146,10 @@ def test_a_deep_tree(path):
         assert file.read(6)[5] >= 2, "the tree has less than three levels"
     assert our_table(path) == library_table(path)
     assert np.array_equal(Active(path, "x")[:, 0].read(), np.arange(40_000) % 30_000)
+    source = Remote(path)
+    variable, source.nodes = read_variable(source, "x"), 0
+    assert locate(variable, source, np.array([0, 20_000])).table.lookup(np.array([20_000])) >= 0
+    assert source.nodes == 5
 
 
 def test_a_node_larger_than_usual(path):
@@ -305,3 +315,163 @@ def test_nothing_was_ever_written(path):
         file.create_dataset("x", (10,), "f4", chunks=(3,))
     assert uses_btree(path)
     assert len(read_variable(open_source(path), "x").table) == 0
+
+
+@pytest.mark.parametrize("at", [24 + 8 + 7, 24 + 8 + 2])
+def test_a_chunk_that_lies_where_no_dataset_reaches_moves_no_other(tree, at):
+    path, root, leaves = tree
+    patch(path, leaves[1] + at, b"\xff")
+    table = read_directly(path, root)
+    assert len(table) == 199
+    assert table.lookup(np.arange(200)).tolist().count(-1) == 1
+    assert table.index[0] == 0
+
+
+# Only what a selection needs
+
+
+class Remote(LocalSource):
+    """A local file that is read as if it were elsewhere, and counts what is read of its metadata."""
+
+    is_remote = True
+
+    def __init__(self, path):
+        super().__init__(str(path))
+        self.rounds = self.nodes = 0
+
+    def for_hdf5(self):
+        return io.BytesIO(self.read_ranges([(0, self.size)])[0])
+
+    def read_ranges(self, ranges):
+        found = super().read_ranges(ranges)
+        self.rounds += 1
+        self.nodes += sum(data[:4] == b"TREE" for data in found)
+        return found
+
+
+GRIDS = {"1": (3000,), "2": (70, 45), "3": (14, 15, 16)}
+STATES = ("whole", "sparse", "shrunken", "shrunken and grown")
+
+
+@pytest.fixture(scope="module")
+def many_chunks(tmp_path_factory):
+    """A file of variables of thousands of chunks, written in any order: whole, with chunks missing, shrunken, grown again."""
+    path = tmp_path_factory.mktemp("chunks") / "many.h5"
+    numbers = np.random.default_rng(7)
+    with h5py.File(path, "w") as file:
+        for name, grid in GRIDS.items():
+            for state in STATES:
+                chunk = (2,) * len(grid)
+                shape = tuple(2 * n for n in grid)
+                x = file.create_dataset(f"{state} {name}", shape, "u1", chunks=chunk, maxshape=(None,) * len(grid))
+                cells = numbers.permutation(np.prod(grid))
+                for cell in cells if state != "sparse" else cells[::5]:
+                    start = tuple(2 * int(at) for at in np.unravel_index(cell, grid))
+                    x.id.write_direct_chunk(start, bytes([cell % 251]) * 2 ** len(grid))
+                if state.startswith("shrunken"):
+                    x.resize(tuple(n * 3 // 4 - 1 for n in shape))
+                if state.endswith("grown"):
+                    x.resize(shape)
+    return path
+
+
+def tables(path, name, key):
+    """Return the variable's index, the complete table, and the chunks that an index touches."""
+    source = Remote(path)
+    variable = read_variable(source, name)
+    assert variable.table.unread is not None
+    wanted = touched_chunks(variable, Selection.whole(variable.shape)[key])
+    return source, variable, read_variable(LocalSource(str(path)), name).table, wanted
+
+
+def rows(table, wanted):
+    """Return what a table says of chunks: where each is, or that it is not."""
+    at = table.lookup(wanted)
+    columns = (table.offset, table.size, table.filter_mask)
+    return [tuple(int(column[row]) for column in columns) if row >= 0 else None for row in at.tolist()]
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("name", GRIDS)
+@given(data=st.data())
+@settings(max_examples=25)
+def test_the_rows_of_a_selection_are_those_of_the_complete_table(many_chunks, name, state, data):
+    with h5py.File(many_chunks) as file:
+        shape = file[f"{state} {name}"].shape
+    key = []
+    for length in shape:
+        first, last = sorted(data.draw(st.tuples(st.integers(0, length), st.integers(0, length))))
+        step = data.draw(st.sampled_from([1, 1, 7, -1, -30]))
+        points = st.lists(st.integers(0, length - 1), max_size=4)
+        key.append(
+            data.draw(
+                st.one_of(
+                    st.just(slice(None)), st.just(slice(first, last, step) if step > 0 else slice(last, first, step)), points
+                )
+            )
+        )
+    source, variable, complete, wanted = tables(many_chunks, f"{state} {name}", tuple(key))
+    source.nodes = source.rounds = 0
+    found = locate(variable, source, wanted).table
+    every = np.arange(np.prod(complete.grid, dtype=int))
+    assert rows(found, every if wanted is None else wanted) == rows(complete, every if wanted is None else wanted)
+    assert found.partial == (wanted is not None)
+    assert set(found.index.tolist()) <= set(complete.index.tolist())
+    assert source.rounds <= 3, "one for each level"
+    if wanted is not None:
+        assert source.nodes <= 3 + 2 * len(wanted)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_few_chunks_need_a_few_nodes(many_chunks, name):
+    for state in ("whole", "sparse"):
+        source, variable, complete, _ = tables(many_chunks, f"{state} {name}", ...)
+        source.nodes = 0
+        assert locate(variable, source).table.index.tolist() == complete.index.tolist()
+        everything = source.nodes
+        for first in range(0, len(complete.index), 331):
+            source.nodes = 0
+            table = locate(variable, source, complete.index[first : first + 3]).table
+            assert rows(table, complete.index[first : first + 3]) == rows(complete, complete.index[first : first + 3])
+            assert source.nodes <= 4 < everything // 2
+
+
+def test_nothing_that_is_wanted_needs_the_root_only(many_chunks):
+    source, variable, _, wanted = tables(many_chunks, "whole 2", (slice(5, 5), slice(None)))
+    source.nodes = 0
+    assert len(wanted) == len(locate(variable, source, wanted).table) == 0
+    assert source.nodes == 1
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_reductions_of_a_part(many_chunks, state, monkeypatch):
+    monkeypatch.setattr("activestore.active.open_source", lambda path, _: Remote(path))
+    with h5py.File(many_chunks) as file:
+        for name, grid in GRIDS.items():
+            values, remote = file[f"{state} {name}"][...], Active(many_chunks, f"{state} {name}")
+            for key in (np.s_[...], np.s_[3], np.s_[-1:], np.s_[5:20:3], np.s_[[1, 2, 9]], np.s_[..., 4:6]):
+                assert remote[key].sum() == values[key].sum(dtype="i8")
+                assert remote[key].explain("sum").chunks <= np.prod(grid)
+            assert remote[5:5].count() == 0
+
+
+@pytest.mark.parametrize(
+    ("node", "at", "damage"),
+    [
+        (node, at, damage)
+        for node in ("root", "leaf")
+        for at in (0, 4, 5, 6, 7, 24, 28, 32, 39, 40, 48, 55, 56, 64, 71)
+        for damage in (b"\x00", b"\x01", b"\x7f", b"\xff")
+    ],
+)
+def test_a_damaged_tree_of_a_remote_file_is_an_error_of_ours(tree, node, at, damage):
+    path, root, leaves = tree
+    patch(path, {"root": root, "leaf": leaves[1]}[node] + at, damage)
+    source = Remote(path)
+    try:
+        variable = read_variable(source, "x")
+    except ActivestoreError:
+        return
+    for wanted in (None, np.array([3, 60, 61, 150])):
+        with contextlib.suppress(ActivestoreError):
+            locate(variable, source, wanted)
