@@ -196,9 +196,12 @@ class Line:
         self._ready.set()
         await self._stop.wait()
         server.close()
-        for task in self._carried:
+        # What was accepted just now becomes a connection first: else its socket would be left open.
+        await asyncio.sleep(0.01)
+        for task in list(self._carried):
             task.cancel()
         await asyncio.gather(*self._carried, return_exceptions=True)
+        await asyncio.sleep(0)
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(_Connection(self, reader, writer).carry())
