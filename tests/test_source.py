@@ -134,10 +134,11 @@ def test_addresses(path, tmp_path):
     strange.write_bytes(b"strange")
     for uri in (strange, str(strange), os.fsencode(strange), strange.as_uri()):
         assert open_source(uri).read_ranges([(0, 99)]) == [b"strange"]
-    assert open_source(path).for_hdf5() == str(path)
-    for address in ("s3://bucket/a.nc", "https://example.org/a.nc"):
-        with pytest.raises(UnsupportedError, match=r"copy the file to a local disk"):
-            open_source(address)
+    assert (open_source(path).for_hdf5(), open_source(path).is_remote) == (str(path), False)
+    assert open_source(path.as_uri().replace("file:", "FILE:")).uri == str(path)
+    assert open_source(f"local://{path}").read_ranges([(3, 5)]) == [CONTENT[3:8]]
+    with pytest.raises(UnsupportedError, match=r"nosuch://bucket/a\.nc: cannot be opened: Protocol not known"):
+        open_source("nosuch://bucket/a.nc")
 
 
 def test_what_cannot_be_opened(path, tmp_path):
