@@ -284,7 +284,8 @@ class HttpSource:
         code = _code(answer)
         if answer.status in (404, 410):
             what = {"NoSuchBucket": "there is no such bucket", "NoSuchKey": "there is no such key in the bucket"}
-            raise SourceNotFoundError(f"{self._uri}: {what.get(code, 'there is nothing at this address')}; check the address")
+            nothing = "there is nothing at this address" + (f" ({code})" if code else "")
+            raise SourceNotFoundError(f"{self._uri}: {what.get(code, nothing)}; check the address")
         if answer.status in (401, 403) or code in _LAPSED:
             raise SourceError(
                 f"{self._uri}: access is denied ({answer.status} {code}); check the credentials in storage_options ('key' and "
