@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import activestore
-from activestore import Active, cli, demo, index_cache
+from activestore import Active, arguments, cli, demo, index_cache, site_commands
 from activestore.backends import posix
 from activestore.core.backend import BackendRecord
 from activestore.errors import CorruptChunkError, SelectionError, SourceError, UnsupportedError
@@ -258,7 +258,7 @@ def test_backends(capsys, monkeypatch):
     plugins = Plugins.built_in()
     plugins.broken["wrecked"] = "ImportError: no such thing"
     plugins._take([BackendRecord("far", posix.PosixBackend, "far away", available=lambda: "it needs the package 'far'")])
-    monkeypatch.setattr(cli, "default_plugins", lambda: plugins)
+    monkeypatch.setattr(site_commands, "default_plugins", lambda: plugins)
     text = output(capsys, "backends")
     assert "it needs the package 'far'" in text
     assert "wrecked  ImportError" in text
@@ -413,11 +413,11 @@ def test_version_and_help(capsys):
 
 def test_selection_errors_are_ours():
     with pytest.raises(SelectionError):
-        cli.parse_selection(["x=" + "9" * 5000], ("x",))
+        arguments.parse_selection(["x=" + "9" * 5000], ("x",))
     assert issubclass(SelectionError, IndexError)
-    assert cli.parse_selection([""], ("x",)) == (slice(None),)
-    assert cli.parse_selection([], ()) == ()
-    assert cli.parse_selection(["x=[]"], ("x",)) == ([],)
+    assert arguments.parse_selection([""], ("x",)) == (slice(None),)
+    assert arguments.parse_selection([], ()) == ()
+    assert arguments.parse_selection(["x=[]"], ("x",)) == ([],)
 
 
 def python(*argv, check, env=None):

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from activestore import Active, BackendRecord, Capabilities, cli, config
+from activestore import Active, BackendRecord, Capabilities, cli, config, site_commands
 from activestore.config import Settings, choose, config_file, resolve
 from activestore.errors import BackendUnavailableError, ConfigurationError
 from activestore.plugins import Plugins
@@ -626,7 +626,7 @@ class TestCommand:
         plugins = Plugins.built_in()
         plugins._take([BackendRecord("mine", lambda *_: Mine(), "a test's", check=check)])
         plugins._take([BackendRecord("absent", lambda *_: Mine(), "a test's", available=lambda: "install it", check=check)])
-        monkeypatch.setattr(cli, "default_plugins", lambda: plugins)
+        monkeypatch.setattr(site_commands, "default_plugins", lambda: plugins)
         return asked
 
     @pytest.fixture

@@ -33,6 +33,8 @@ RANKS = {
     "export": 9,
     "listing": 9,
     "demo": 10,
+    "arguments": 10,
+    "site_commands": 10,
     "cli": 11,
     "__main__": 12,
     "__init__": 12,
