@@ -185,13 +185,14 @@ def _over_a_line(case: line.Case, options: argparse.Namespace) -> tuple[Mapping[
     if line.files_missing(folder, tiny=options.small):
         _progress(f"making the files of the line in {folder}")
         line.make(folder, tiny=options.small)
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in line.CONTENDERS}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (line.INDEXERS if case.only_index else line.CONTENDERS)}
     missing = line.missing_server()
     if missing is not None:
         return runs, [case.title, f"  not measured: {missing}"]
     with line.lines(folder, case, tiny=options.small) as (place, counters):
         wanted, size = repr(line.expected(place)), Path(place.local).stat().st_size
-        _worker("line", line.BOUND, line.as_json(place), wanted)  # the servers are warm before anybody's turn
+        # The servers are warm before anybody's turn.
+        _worker("line", OURS if case.only_index else line.BOUND, line.as_json(place), wanted)
         for number in range(options.rounds):
             for name, of_name in runs.items():
                 _progress(f"round {number + 1} of {options.rounds}: {name}")
@@ -200,6 +201,7 @@ def _over_a_line(case: line.Case, options: argparse.Namespace) -> tuple[Mapping[
                 found = _worker("line", name, line.as_json(place), wanted)
                 found["moved"] = sum(counter.sent + counter.received for counter in counters)
                 found["requests"] = sum(counter.requests for counter in counters)
+                found["rounds"] = counters[0].rounds
                 found["connections"] = sum(counter.most_open for counter in counters)
                 of_name.append(found)
     _progress("")
@@ -207,6 +209,14 @@ def _over_a_line(case: line.Case, options: argparse.Namespace) -> tuple[Mapping[
     for peer, limit in case.targets.items():
         theirs = best(runs[peer])
         targets.append(Target(f"speed beside {peer}", theirs / ours if ours and theirs else None, limit, "x", at_least=True))
+    if case.only_index:
+        moved = max((run["moved"] for run in runs[OURS] if "seconds" in run), default=None)
+        rounds = max((run["rounds"] for run in runs[OURS] if "seconds" in run), default=None)
+        targets = [
+            Target("time", ours, 0.4, "s"),
+            Target("rounds of requests", rounds, 8, ""),
+            Target("bytes over the line", moved and moved / 1e6, 2, "MB"),
+        ]
     if case.share is not None:
         moved = max((run["moved"] for run in runs[OURS] if "seconds" in run), default=None)
         targets.append(Target("bytes over the line", moved and 100 * moved / size, 100 * case.share, "% of the file"))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["BOUND", "CASES", "CONTENDERS", "Place", "files_missing", "lines", "make", "missing_server", "run"]
+__all__ = ["BOUND", "CASES", "CONTENDERS", "INDEXERS", "Place", "files_missing", "lines", "make", "missing_server", "run"]
 
 ROUND_TRIP, BITS_PER_SECOND = 0.025, 100e6
 SHAPE = (40, 1920, 2560)
@@ -39,6 +39,8 @@ class Case:
     """How many times as fast as a peer it should be."""
     share: float | None
     """Share of the file's bytes that may come over the line."""
+    only_index: bool = False
+    """Whether the chunks are only to be found."""
 
 
 CASES = {
@@ -48,6 +50,7 @@ CASES = {
     "line-3400": Case(
         "mean of 3,400 chunks over a slow line", "3400", False, {"xarray + h5netcdf + s3fs": 4, "PyActiveStorage": 6}, 0.025
     ),
+    "line-index": Case("find the 3,400 chunks over a slow line", "3400", False, {}, None, only_index=True),
     "line-chunk": Case("mean of one chunk of 3,400 over a slow line", "3400", True, {"PyActiveStorage": 30}, None),
 }
 
@@ -59,6 +62,7 @@ class Place:
     bucket: str
     key: str
     one_chunk: bool
+    only_index: bool
     endpoint: str
     """The store, over the line."""
     server: str
@@ -175,8 +179,43 @@ def _requests_alone(place: Place) -> float:
     return sum(sums) / sum(counts)
 
 
+def _our_index(place: Place) -> float:
+    from activestore import Active
+
+    tas = Active(f"s3://{place.bucket}/{place.key}", "tas", storage_options=place.storage_options)
+    return float(tas.explain("mean").chunks)
+
+
+def _h5py_index(place: Place) -> float:
+    import h5py
+    import s3fs
+
+    found: list[int] = []
+    store = s3fs.S3FileSystem(**place.storage_options)
+    with store.open(f"{place.bucket}/{place.key}") as remote, h5py.File(remote) as file:
+        file["tas"].id.chunk_iter(lambda chunk: found.append(chunk.byte_offset))
+    return float(len(found))
+
+
+def _pyfive_index(place: Place) -> float:
+    import pyfive
+    import s3fs
+
+    store = s3fs.S3FileSystem(**place.storage_options)
+    with store.open(f"{place.bucket}/{place.key}") as remote, pyfive.File(remote) as file:
+        return float(file["tas"].id.get_num_chunks())
+
+
+_OURS = ("activestore", "activestore.s3", "activestore.http_source")
+INDEXERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Place], float]]] = {
+    "activestore": ("activestore", _OURS, _our_index),
+    "h5py over s3fs": ("h5py", ("h5py", "s3fs"), _h5py_index),
+    "pyfive over s3fs": ("pyfive", ("pyfive", "s3fs"), _pyfive_index),
+}
+"""As `CONTENDERS`, for finding the chunks alone; what they give is how many there are."""
+
 CONTENDERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Place], float]]] = {
-    "activestore": ("activestore", ("activestore", "activestore.s3", "activestore.http_source", "cbor2"), _ours),
+    "activestore": ("activestore", (*_OURS, "cbor2"), _ours),
     "xarray + h5netcdf + s3fs": ("xarray", ("xarray", "h5netcdf", "s3fs"), _xarray),
     "PyActiveStorage": ("PyActiveStorage", ("activestorage.active", "s3fs"), _pyactivestorage),
     "PyActiveStorage, address corrected": (
@@ -193,11 +232,11 @@ def run(name: str, place: str) -> tuple[Any, float, float]:
     """Return what a contender gives, and its seconds by the clock and of the processor."""
     import importlib
 
-    _, modules, work = CONTENDERS[name]
+    given = Place(**json.loads(place))
+    _, modules, work = (INDEXERS if given.only_index else CONTENDERS)[name]
     os.environ["ACTIVESTORE_CACHE"] = "off"
     for module in modules:
         importlib.import_module(module)
-    given = Place(**json.loads(place))
     processor, started = time.process_time(), time.perf_counter()
     value = work(given)
     seconds = time.perf_counter() - started
@@ -210,6 +249,8 @@ def expected(place: Place) -> float:
 
     with h5py.File(place.local) as file:
         tas = file["tas"]
+        if place.only_index:
+            return float(tas.id.get_num_chunks())
         if place.one_chunk:
             return float(tas[ONE_CHUNK].mean(dtype="f8"))
         steps = [tas[step].mean(dtype="f8") for step in range(tas.shape[0])]
@@ -276,6 +317,7 @@ def lines(folder: Path, case: Case, *, tiny: bool) -> Iterator[tuple[Place, list
             bucket=store.bucket,
             key=path.name,
             one_chunk=case.one_chunk,
+            only_index=case.only_index,
             endpoint=found[0].url,
             server=found[1].url,
             endpoint_beside=store.url,

@@ -63,13 +63,27 @@ def reduction_table(runs: Mapping[str, Runs], *, ours: str, bounds: Sequence[str
 def line_table(runs: Mapping[str, Runs], *, ours: str, bound: str) -> list[str]:
     """Return the lines of a table of what was done over a slow line."""
     our_time = best(runs[ours])
-    rows = [("", "best s", "median s", "CPU s", f"{ours} is", "MB moved", "requests", "open at once", "value", "rel. error")]
+    rows = [
+        (
+            "",
+            "best s",
+            "median s",
+            "CPU s",
+            f"{ours} is",
+            "MB moved",
+            "requests",
+            "rounds",
+            "open at once",
+            "value",
+            "rel. error",
+        )
+    ]
     for name, of_name in runs.items():
         reason = failure(of_name)
         if reason is not None:
             rows.append((_labelled(name, of_name), f"failed: {reason}"))
             continue
-        most = [max(run[what] for run in of_name) for what in ("moved", "requests", "connections")]
+        most = [max(run[what] for run in of_name) for what in ("moved", "requests", "rounds", "connections")]
         ratio = "" if our_time is None or name == ours else f"{(best(of_name) or 0) / our_time:.2f}x"
         rows.append(
             (
@@ -79,6 +93,7 @@ def line_table(runs: Mapping[str, Runs], *, ours: str, bound: str) -> list[str]:
                 f"{most[0] / 1e6:.2f}",
                 str(most[1]),
                 str(most[2]),
+                str(most[3]),
                 f"{of_name[0]['value']:.9g}",
                 _correctness(of_name) if name != bound else "",
             )

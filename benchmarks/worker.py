@@ -154,7 +154,10 @@ def _line(name: str, place: str, wanted: str) -> dict[str, Any]:
 
     value, seconds, processor = line.run(name, place)
     found = {"seconds": seconds, "processor": processor, "peak": peak_megabytes(), "value": float(value)}
-    return found | {"version": version(line.CONTENDERS[name][0]), "error": abs(float(value) / float(wanted) - 1)}
+    return found | {
+        "version": version({**line.CONTENDERS, **line.INDEXERS}[name][0]),
+        "error": abs(float(value) / float(wanted) - 1),
+    }
 
 
 _INDEXES: dict[str, Callable[[str], Any]] = {"h5py": _index_h5py, "hidefix": _index_hidefix, "pyfive": _index_pyfive}
