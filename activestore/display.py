@@ -124,7 +124,8 @@ class _Written:
     def __init__(self, plan: Plan, axes: list[_Axis]) -> None:
         table = plan.variable.table
         self._axes = axes
-        self.complete = len(table) == math.prod(table.grid)
+        # Of a partial table, the chunks that were not looked up are not known to be missing.
+        self.complete = table.partial or len(table) == math.prod(table.grid)
         self.known = self.complete or len(table) <= _LOOKED_UP
         self._cells: list[npt.NDArray[np.int64]] = []
         if self.known and not self.complete:

@@ -302,9 +302,6 @@ def test_every_layout(memory, tmp_path):
         assert remote.run("sum").report.where == local.run("sum").report.where
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the picture takes chunks whose place was not looked up for ones that were never written"
-)
 def test_the_picture_of_a_part_says_nothing_of_chunks_that_were_not_looked_up(memory, tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", data=np.arange(4000.0), chunks=(4,))

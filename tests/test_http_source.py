@@ -24,8 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activestore import Active, Capabilities, cli, http_source, transport
-from activestore.backends.posix import PosixBackend
-from activestore.core.reductions import REDUCTIONS
+from activestore.core.reductions import REDUCTIONS, Reduction
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError, SumOverflowError
 from activestore.index_cache import default_cache
 from activestore.source import open_source
@@ -673,21 +672,28 @@ def test_ctrl_c_does_not_wait_for_a_server_that_stalls(web, monkeypatch, batch):
     assert active.count() == 1200, "it can be used again"
 
 
-@pytest.mark.xfail(strict=True, reason="a source is broken off as a whole, whoever of those that share it asked for it")
-def test_breaking_off_one_run_leaves_others_that_share_the_source_alone(web):
-    active, stalled = Active(f"{web.url}/x.h5", "x"), threading.Event()
-    tasks = list(active.plan("sum").tasks())[:2]
-    web.rule = lambda _: stalled.wait(10) and None
-    one, other = PosixBackend(active._source), PosixBackend(active._source)
+def test_a_run_that_fails_leaves_others_that_share_the_source_alone(web):
+    active, stalled, begun = Active(f"{web.url}/x.h5", "x"), threading.Event(), threading.Event()
+
+    def first_waits(_request):
+        if not begun.is_set():
+            begun.set()
+            stalled.wait(10)
+
+    def failing(_values, _axes):
+        raise ValueError("not today")
+
+    web.rule = first_waits
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(one.reduce_chunks, tasks)
+        future = pool.submit(active.count)
         try:
-            while not web.under_way:
-                time.sleep(0.01)
-            other.abandon()
+            assert begun.wait(10)
+            own = Reduction.from_functions("own", chunk=failing, combine=max, finalize=lambda state, _: state)
+            with pytest.raises(ValueError, match="not today"):
+                active.run(own)
         finally:
             stalled.set()
-        assert [partial.count.sum() for partial in future.result()] == [12, 12]
+        assert future.result() == 1200
 
 
 # The command line

@@ -193,12 +193,12 @@ def _pump(batches: Iterable[list[ChunkTask]], runner: _Runner, executor: Executo
         while under_way:
             tasks, future = under_way.popleft()
             tally.add(tasks, future.result())
-    except BaseException:
+    except BaseException as error:
         if runner.stop is not None:
             runner.stop.set()
         for _, future in under_way:
             future.cancel()
-        runner.abandon()
+        runner.abandon(interrupted=not isinstance(error, Exception))
         raise
 
 
@@ -245,9 +245,10 @@ class _Runner:
             answers = None
         return [self._one(task, reason, answers) for task, reason in sent if self.stop is None or not self.stop.is_set()]
 
-    def abandon(self) -> None:
-        """Break off what waits for a network."""
-        for backend in (self.backend, self.local):
+    def abandon(self, *, interrupted: bool) -> None:
+        """Break off what waits for a network; reads of the source, which other runs share, only if the user is waiting."""
+        backends = {id(one): one for one in (self.backend, self.local) if interrupted or one is not self.local}
+        for backend in backends.values():
             if isinstance(backend, InterruptibleBackend):
                 backend.abandon()
 
