@@ -155,10 +155,12 @@ def _requests_alone(place: Place) -> float:
     requests = []
     with h5py.File(place.local) as file:
         tas = file["tas"]
-        for i in range(tas.id.get_num_chunks()):
-            chunk = tas.id.get_chunk_info(i)
-            if place.one_chunk and any(chunk.chunk_offset):
-                continue
+        found: list[Any] = []
+        if place.one_chunk:
+            found = [tas.id.get_chunk_info_by_coord((0,) * tas.ndim)]
+        else:
+            tas.id.chunk_iter(found.append)
+        for chunk in found:
             bounds = zip(chunk.chunk_offset, tas.chunks, tas.shape, strict=True)
             selection = [[0, min(length, end - start), 1] for start, length, end in bounds]
             requests.append((chunk.byte_offset, chunk.size, selection))
