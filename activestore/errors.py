@@ -10,6 +10,7 @@ ActivestoreError
 ├── ReductionError             (ValueError)           no such reduction, or options that it does not take
 ├── UnsupportedError           (NotImplementedError)  a codec or a storage layout that nothing here can read
 ├── CorruptChunkError          (ValueError)           stored bytes that are damaged, cut off or not what was promised
+├── WireError                  (ValueError)           a task or a partial result that is not in the form that travels
 ├── SumOverflowError           (OverflowError)        an integer sum that 64 bits cannot hold
 ├── BackendError               (RuntimeError)         a backend failed
 │   ├── BackendUnavailableError (ConnectionError)     it is not installed, or does not answer
@@ -48,6 +49,7 @@ __all__ = [
     "SumOverflowError",
     "UnsupportedError",
     "VariableNotFoundError",
+    "WireError",
     "map_errors",
 ]
 
@@ -90,6 +92,10 @@ class UnsupportedError(ActivestoreError, NotImplementedError):
 
 class CorruptChunkError(ActivestoreError, ValueError):
     """Stored bytes are damaged, cut off or not what the metadata promise."""
+
+
+class WireError(ActivestoreError, ValueError):
+    """A task or a partial result that came from elsewhere is not in the form in which they travel."""
 
 
 class SumOverflowError(ActivestoreError, OverflowError):

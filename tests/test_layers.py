@@ -30,6 +30,7 @@ RANKS = {
     "active": 7,
     "compat": 8,
     "testing": 8,
+    "server": 8,
     "export": 9,
     "listing": 9,
     "demo": 10,
