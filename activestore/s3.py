@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -21,7 +23,7 @@ from fsspec.config import conf
 from activestore.errors import ConfigurationError
 from activestore.origin import Origin
 
-__all__ = ["S3Object", "find_object"]
+__all__ = ["S3Object", "find_object", "signed_headers"]
 
 _KNOWN = frozenset({"anon", "client_kwargs", "endpoint_url", "key", "profile", "secret", "token", "use_ssl"})
 _KNOWN_OF_CLIENT = frozenset(
@@ -116,10 +118,9 @@ class S3Object:
             # By the clock that signatures are dated by: the monotonic one stops while a computer sleeps.
             now, (made, headers) = time.time(), self._signed.get(method, (0.0, {}))
             if not 0 <= now - made <= _SIGNED_FOR:
-                request = AWSRequest(method, self.url)
                 with _settings_of_aws(self.uri):
-                    S3SigV4Auth(self._credentials.get_frozen_credentials(), "s3", self.region).add_auth(request)
-                headers = dict(request.headers.items())
+                    frozen = self._credentials.get_frozen_credentials()
+                headers = signed_headers(method, self.url, credentials=frozen, region=self.region)
                 self._signed[method] = now, headers
             return headers
 
@@ -128,6 +129,23 @@ class S3Object:
         with self._lock:
             self.region = region
             self._signed.clear()
+
+
+def signed_headers(method: str, url: str, *, credentials: Any, region: str) -> dict[str, str]:  # Any: of botocore
+    """Return the headers that sign a request to S3; the path is signed as it stands in `url`, and has to be sent so."""
+    request = AWSRequest(method, url)
+    signing = _SIGNING.set(True)
+    try:
+        S3SigV4Auth(credentials, "s3", region).add_auth(request)
+    finally:
+        _SIGNING.reset(signing)
+    return dict(request.headers.items())
+
+
+_SIGNING: ContextVar[bool] = ContextVar("activestore_signing", default=False)
+"""Whether a request of ours is being signed: botocore logs the signature, and session tokens with it."""
+
+logging.getLogger("botocore.auth").addFilter(lambda _: not _SIGNING.get())
 
 
 def find_object(uri: str, storage_options: Mapping[str, Any]) -> S3Object | None:  # Any: options of many types

@@ -14,7 +14,7 @@ import ssl
 import threading
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +37,7 @@ from urllib3.util import parse_url
 from activestore.errors import ConfigurationError
 from activestore.redaction import public_address
 
-__all__ = ["Answer", "Client", "HttpOptions", "NoAnswerError"]
+__all__ = ["Answer", "AnswerTooLargeError", "Client", "HttpOptions", "NoAnswerError"]
 
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 8.0
@@ -46,6 +46,10 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 8.0
 
 class NoAnswerError(Exception):
     """A server did not answer, or not in full; callers translate it. The message holds no secrets."""
+
+
+class AnswerTooLargeError(NoAnswerError):
+    """An answer is larger than it may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,11 @@ class HttpOptions:
     """Seconds to wait for the next bytes of an answer."""
     retries: int = 4
     """How many times a request is sent again after a lost connection or an answer of 429, 500, 502, 503 or 504."""
+    proxies: bool = True
+    """Whether requests go through the proxies that the environment names."""
+    peer_allowed: Callable[[str], None] | None = None
+    """Called with the IP address of every connection that is made, before anything is sent over it; the request raises what
+    this raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +124,8 @@ class Client:
             retries: In place of what the options say.
 
         Raises:
-            NoAnswerError: There is none, or not in full, or it is larger than `most`.
+            NoAnswerError: There is none, or not in full.
+            AnswerTooLargeError: It is larger than `most`.
             ConfigurationError: The environment names a proxy of a kind that is not known.
         """
         left = self._options.retries if retries is None else retries
@@ -171,7 +181,7 @@ class Client:
         return Answer(response.status, response.headers, data)
 
     def _manager(self, url: str) -> urllib3.PoolManager:
-        proxy = _proxy_of(url)
+        proxy = _proxy_of(url) if self._options.proxies else None
         with self._lock:
             if proxy not in self._managers:
                 self._managers[proxy] = self._new_manager(proxy)
@@ -180,7 +190,7 @@ class Client:
     def _new_manager(self, proxy: str | None) -> urllib3.PoolManager:
         settings: dict[str, Any] = {"maxsize": self._options.connections, "block": True, "ssl_context": self._context}
         manager = urllib3.PoolManager(**settings) if proxy is None else _through_proxy(proxy, settings)
-        manager.pool_classes_by_scheme = _pools_that_register(self._live)
+        manager.pool_classes_by_scheme = _pools_that_register(self._live, self._options.peer_allowed)
         return manager
 
 
@@ -212,15 +222,33 @@ class _Connections:
                     connection.sock.shutdown(socket.SHUT_RDWR)
 
 
-def _pools_that_register(live: _Connections) -> dict[str, type[HTTPConnectionPool]]:
-    """Return classes of pools whose connections are put into `live` when they are made."""
+def _pools_that_register(
+    live: _Connections, peer_allowed: Callable[[str], None] | None
+) -> dict[str, type[HTTPConnectionPool]]:
+    """Return classes of pools whose connections are put into `live` when they are made, to peers that are allowed."""
+
+    def allowed(connected: socket.socket) -> socket.socket:
+        # Not the name is checked but what it led to: by the next look-up it may lead elsewhere.
+        try:
+            if peer_allowed is not None:
+                peer_allowed(connected.getpeername()[0])
+        except BaseException:
+            connected.close()
+            raise
+        return connected
 
     class Plain(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return allowed(super()._new_conn())
+
         def connect(self) -> None:
             super().connect()
             live.add(self)
 
     class Secure(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return allowed(super()._new_conn())
+
         def connect(self) -> None:
             super().connect()
             self.is_verified = True  # if it is not, that was warned of once: urllib3 warns at every request
@@ -239,7 +267,7 @@ def _read(response: urllib3.BaseHTTPResponse, url: str, most: int) -> bytes:
     """Return the body, in full; of an error no more than the beginning.
 
     Raises:
-        NoAnswerError: It is larger than it may be.
+        AnswerTooLargeError: It is larger than it may be.
     """
     said, failed = response.length_remaining, response.status >= 400
     parts, left = [], most + 1
@@ -253,7 +281,7 @@ def _read(response: urllib3.BaseHTTPResponse, url: str, most: int) -> bytes:
         if failed:
             response.close()
             return b"".join(parts)[:most]
-    raise NoAnswerError(f"{public_address(url)}: answers with more than the {most:,} bytes that it may")
+    raise AnswerTooLargeError(f"{public_address(url)}: answers with more than the {most:,} bytes that it may")
 
 
 def _unsent(error: Exception) -> str:

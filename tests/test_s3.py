@@ -403,3 +403,16 @@ def test_a_pickle_takes_credentials_from_where_it_is_opened(store, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "there")
     assert pickle.loads(packed).read_ranges([(0, 3)]) == [b"012"]
     assert "Credential=THERE/" in store.requests[-1].headers["Authorization"]
+
+
+def test_no_signature_is_logged_of_ours_but_of_others(caplog):
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
+    caplog.set_level(logging.DEBUG)
+    signature = found(token=TOKEN).headers("GET")["Authorization"].rpartition("=")[2]
+    assert signature not in caplog.text
+    assert TOKEN not in caplog.text
+    S3SigV4Auth(Credentials("K", "S"), "s3", "us-east-1").add_auth(AWSRequest("GET", "https://theirs.example/a"))
+    assert "theirs.example" in caplog.text

@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
@@ -17,7 +18,7 @@ import pytest
 
 from activestore import transport
 from activestore.errors import ConfigurationError
-from activestore.transport import Answer, Client, HttpOptions, NoAnswerError
+from activestore.transport import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
 from tests.real.servers import certificates
 from tests.web_stand_in import RESET, Reply, WebStandIn
 
@@ -390,6 +391,13 @@ def test_user_and_password_of_a_proxy(web, proxy, client, monkeypatch):
     assert base64.b64decode(login) == b"me:hunter@2"
 
 
+def test_the_proxy_of_the_environment_is_not_used_where_that_is_not_wanted(web, proxy, monkeypatch):
+    for name in ("HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, proxy.url)
+    assert get(Client(HttpOptions(proxies=False)), f"{web.url}/a").body == b"0123456789"
+    assert proxy.requests == []
+
+
 def test_a_proxy_that_does_not_answer(web, client, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", f"http://me:{SECRET}@127.0.0.1:1")
     with pytest.raises(NoAnswerError, match="its proxy does not answer; check HTTP_PROXY") as caught:
@@ -418,3 +426,68 @@ def test_queries_are_not_logged_of_ours_but_of_others(web, client, caplog):
     with urllib3.PoolManager() as theirs:
         theirs.request("GET", f"{web.url}/a?page=2")
     assert "GET /a?page=2" in caplog.text
+
+
+# What a name leads to
+
+
+class RefusedError(Exception):
+    """Raised for a peer."""
+
+
+@pytest.fixture
+def peers():
+    return []
+
+
+@pytest.fixture
+def wary(peers, authority):
+    """A client that takes no peer."""
+
+    def refuse(address):
+        peers.append(address)
+        raise RefusedError(address)
+
+    return Client(HttpOptions(peer_allowed=refuse, verify=str(authority.ca_file)))
+
+
+def test_peers_are_looked_at_once_a_connection(web, peers):
+    client = Client(HttpOptions(peer_allowed=peers.append))
+    for _ in range(3):
+        assert get(client, f"http://localhost:{web.address.partition(':')[2]}/a").body == b"0123456789"
+    assert peers == ["127.0.0.1"]
+
+
+def test_nothing_is_sent_to_a_peer_that_is_not_allowed(wary, peers):
+    received = []
+
+    def listen(listener):
+        connection, _ = listener.accept()
+        with connection:
+            received.append(connection.recv(1000))
+
+    for scheme in ("http", "https"):
+        with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+            served = pool.submit(listen, listener)
+            with pytest.raises(RefusedError):
+                get(wary, f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/a")
+            served.result(10)
+    assert received == [b"", b""]
+    assert peers == ["127.0.0.1"] * 2
+
+
+def test_a_peer_that_is_not_allowed_leaves_the_client_usable(web, peers):
+    def once(address):
+        peers.append(address)
+        if len(peers) == 1:
+            raise RefusedError(address)
+
+    client = Client(HttpOptions(connections=1, peer_allowed=once))
+    with pytest.raises(RefusedError):
+        get(client, f"{web.url}/a")
+    assert get(client, f"{web.url}/a").body == b"0123456789"
+
+
+def test_an_answer_that_is_too_large_is_an_error_of_its_own(web, client):
+    with pytest.raises(AnswerTooLargeError):
+        get(client, f"{web.url}/a", most=9)
