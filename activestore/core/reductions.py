@@ -21,7 +21,7 @@ from activestore.core.packing import Packing, unpack
 from activestore.core.task import Array, ChunkValues, Component, State
 from activestore.errors import ReductionError, SumOverflowError
 
-__all__ = ["READ", "REDUCTIONS", "Reduction", "find_reduction", "stored_component", "unpack_states", "variance"]
+__all__ = ["COMPONENTS", "READ", "REDUCTIONS", "Reduction", "find_reduction", "stored_component", "unpack_states", "variance"]
 
 Counts = npt.NDArray[np.int64]
 
@@ -243,6 +243,9 @@ ARGMIN = Component("argmin", _argmin_chunk, partial(_arg_combine, np.less), None
 ARGMAX = Component("argmax", _argmax_chunk, partial(_arg_combine, np.greater), None)
 
 VALUES = Component("values", _values_chunk, _sum_combine, None)
+
+COMPONENTS = {component.name: component for component in (SUM, MIN, MAX, MOMENTS, ANY, ALL, ARGMIN, ARGMAX, VALUES)}
+"""Every component that has a name of its own: what tasks that travel can ask for."""
 
 _MIRROR = {"min": MAX, "max": MIN}
 

@@ -1,0 +1,196 @@
+"""The form in which tasks and partial results travel: tasks as JSON, partial results as frames of bytes.
+
+`tasks_to_json` is what goes out; `tasks_from_json` makes tasks of it at the other end, believing nothing. What comes back is
+a frame for each task, its partial result (`partial_to_bytes`) or its failure; `frames_from_bytes` believes nothing either.
+
+The JSON has what all tasks share, and the rest in columns: an int that all tasks have, or a list of one for each. Parts that
+many tasks have in common (shapes, regions) are tables, `{"of": [each once], "at": a column of positions in it}`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from activestore.core.missing import Missing
+from activestore.core.reductions import COMPONENTS
+from activestore.core.selection import Points, Slice
+from activestore.core.task import ChunkTask, TaskTemplate
+from activestore.core.wire_frames import (
+    POSITIONED,
+    answer_bytes,
+    failure_to_bytes,
+    frames_from_bytes,
+    numbers_bytes,
+    partial_to_bytes,
+)
+from activestore.core.wire_tasks import MOST_PIECES, MOST_POINTS, tasks_from_json
+from activestore.errors import BackendRefusedError, WireError
+
+__all__ = [
+    "answer_bytes",
+    "failure_to_bytes",
+    "frames_from_bytes",
+    "numbers_bytes",
+    "obstacle",
+    "partial_to_bytes",
+    "tasks_from_json",
+    "tasks_to_json",
+]
+
+
+def obstacle(task: ChunkTask) -> str | None:
+    """Return why a task cannot travel, None if it can."""
+    for component in task.template.components:
+        known = COMPONENTS.get(component.name)
+        # Not the component itself, of which other processes have copies: what runs there is this function.
+        if known is None or known.chunk is not component.chunk:
+            return f"the component {component.name!r}, which is the user's own"
+    if task.through_hdf5 or (task.offset is not None and task.offset < 0):
+        return "a chunk that only the HDF5 library can read"
+    if task.inline is not None:
+        return "data among the metadata"
+    return "a chunk without bytes" if task.offset is None or task.size <= 0 else None
+
+
+def tasks_to_json(tasks: Sequence[ChunkTask]) -> dict[str, object]:
+    """Return tasks of one run as what `json.dumps` takes.
+
+    Raises:
+        BackendRefusedError: One cannot travel: a component of the user's own, data of its own, or the HDF5 library is needed.
+        WireError: They are none, or of different runs, or have too many listed positions for one request.
+
+    Examples:
+        >>> from activestore import Active
+        >>> said = tasks_to_json(list(Active("docs/tas.nc", "tas").plan("mean").tasks()))
+        >>> said["components"], said["tasks"]["shape"]
+        (['sum'], {'of': [[12, 18, 36]]})
+    """
+    if not tasks:
+        raise WireError("there are no tasks to be sent")
+    template = tasks[0].template
+    for task in tasks:
+        reason = obstacle(task)
+        if reason is not None:
+            raise BackendRefusedError(f"{task.describe()}: cannot be sent elsewhere: {reason}", reason=reason)
+        if task.template is not template and task.template != template:
+            raise WireError("tasks that are sent together belong to one run")
+    return _shared(template) | {"tasks": _columns(tasks, template)}
+
+
+def _shared(template: TaskTemplate) -> dict[str, object]:
+    """Return what all tasks of a run have in common."""
+    missing, packing = template.missing, template.packing
+    said: dict[str, object] = {
+        "variable": template.variable,
+        "dtype": template.dtype,
+        "skipna": template.skipna,
+        "axes": list(template.axes),
+        "components": [component.name for component in template.components],
+        "accumulator": template.accumulator,
+        "fill": template.fill.hex(),
+        "selected": list(template.selected),
+    }
+    if missing != Missing():
+        said["missing"] = {
+            "values": [_number(value) for value in missing.values],
+            "valid_min": _number(missing.valid_min),
+            "valid_max": _number(missing.valid_max),
+        }
+    if packing is not None:
+        said["packing"] = {
+            "scale": _number(packing.scale),
+            "scale_dtype": packing.scale_dtype,
+            "offset": _number(packing.offset),
+            "offset_dtype": packing.offset_dtype,
+        }
+    return said
+
+
+def _number(value: float | None) -> float | str | None:
+    """Return a number as JSON has it: what is not finite as text."""
+    if value is None or math.isfinite(value):
+        return value
+    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+
+
+def _columns(tasks: Sequence[ChunkTask], template: TaskTemplate) -> dict[str, object]:
+    """Return what each task has of its own.
+
+    Raises:
+        WireError: It is too much for one request.
+    """
+    dims = range(len(template.selected))
+    ranges = [one for task in tasks for one in ((task.offset or 0, task.size),) * (task.pieces is None) or task.pieces or ()]
+    said: dict[str, object] = {
+        "sequence": _steps(task.sequence for task in tasks),
+        "chunk": [_column([task.chunk[dim] for task in tasks]) for dim in dims],
+        "shape": _table([task.shape for task in tasks], list),
+        # From the end of one to the beginning of the next: they are short, as chunks mostly lie one behind the other.
+        "gap": _column([at - end for (at, _), end in zip(ranges, [0, *(at + size for at, size in ranges)], strict=False)]),
+        "size": _column([size for _, size in ranges]),
+        "codecs": _table([task.codecs for task in tasks], _pipeline),
+        "region": [_table([task.region[dim] for task in tasks], _part) for dim in dims],
+    }
+    extents = [_extent(task) for task in tasks]
+    if any(extent is not None for extent in extents):
+        said["extent"] = _table(extents, lambda extent: extent and list(extent))
+    if any(task.pieces is not None for task in tasks):
+        said["pieces"] = _column([len(task.pieces or ()) for task in tasks])
+    if any(component.name in POSITIONED for component in template.components):
+        said["placement"] = [_table([_hashed(task.placement[axis]) for task in tasks], _where) for axis in template.axes]
+    listed = sum(len(part.at) for task in tasks for part in task.region if isinstance(part, Points))
+    if len(ranges) > MOST_PIECES or (listed > MOST_POINTS and _points(said) > MOST_POINTS):
+        raise WireError("too many chunks or listed positions for one request; ask for fewer at a time")
+    return said
+
+
+def _points(said: dict[str, Any]) -> int:  # Any: JSON
+    """Return how many listed positions the tables have."""
+    tables = [*said["region"], *said.get("placement", ())]
+    return sum(len(entry["points"]) for table in tables for entry in table["of"] if isinstance(entry, dict))
+
+
+def _extent(task: ChunkTask) -> tuple[int, ...] | None:
+    """Return how far a chunk holds data, None where it is full."""
+    if task.extent is None or all(n >= length for n, length in zip(task.extent, task.shape, strict=True)):
+        return None
+    return tuple(min(n, length) for n, length in zip(task.extent, task.shape, strict=True))
+
+
+def _steps(numbers: Iterable[int]) -> list[int]:
+    """Return the first number, then how much larger each is than the one before."""
+    steps, last = [], 0
+    for number in numbers:
+        steps.append(number - last)
+        last = number
+    return steps
+
+
+def _column(numbers: list[int]) -> int | list[int]:
+    return numbers[0] if numbers.count(numbers[0]) == len(numbers) else numbers
+
+
+def _table(items: Sequence[Any], say: Callable[[Any], object]) -> dict[str, object]:  # Any: parts of tasks
+    """Return parts that tasks have in common, each said once, and which of them each task has."""
+    known: dict[Any, int] = {}
+    at = [known.setdefault(item, len(known)) for item in items]
+    return {"of": [say(item) for item in known]} | ({"at": at} if len(known) > 1 else {})
+
+
+def _pipeline(codecs: Sequence[Any]) -> list[object]:
+    return [{"id": codec.id, "filter": codec.filter_id, "values": list(codec.values)} for codec in codecs]
+
+
+def _part(part: Slice | Points) -> object:
+    return list(part) if isinstance(part, Slice) else {"points": list(part.at)}
+
+
+def _hashed(where: slice | tuple[int, ...]) -> tuple[str, tuple[int | None, ...]]:
+    """Return positions in the selection as what can be looked up: slices cannot, in older Pythons."""
+    return ("slice", (where.start, where.stop, where.step)) if isinstance(where, slice) else ("points", where)
+
+
+def _where(where: tuple[str, tuple[int | None, ...]]) -> object:
+    return list(where[1]) if where[0] == "slice" else {"points": list(where[1])}
