@@ -1,0 +1,88 @@
+"""What an origin's errors are to those who asked: the statuses and words of Reductionist, where it has them."""
+
+from __future__ import annotations
+
+import html
+import re
+from http import HTTPStatus
+
+from activestore.server.addresses import WebAddress
+from activestore.server.failures import RequestError
+from activestore.server.place import Login, Place
+from activestore.transport import Answer
+
+__all__ = ["refusal"]
+
+_MOST = 64 << 10
+"""Bytes of an error that are looked at."""
+_LONGEST = 500
+"""Characters of what a store says that are passed on."""
+_DENIED = frozenset(
+    {
+        "AccessDenied",
+        "ExpiredToken",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+    }
+)
+_MISSING = frozenset({"NoSuchBucket", "NoSuchKey"})
+_WORDS = {
+    "AccessDenied": "Access Denied",
+    "NoSuchBucket": "The specified bucket does not exist.",
+    "NoSuchKey": "The specified key does not exist.",
+}
+"""What stores say, for answers that say nothing."""
+_REGION = re.compile(r"[a-z0-9-]{1,64}")
+
+
+def refusal(answer: Answer, place: Place, address: WebAddress) -> RequestError:
+    """Return the error that an origin's answer stands for."""
+    if answer.status == 412:
+        return RequestError(409, f"{address.public}: has changed", kind="origin")
+    store = place.interface_type == "s3"
+    code, causes = _said(answer, place.login) if store else ("", ())
+    what = "error retrieving object from S3 storage" if store else "HTTP request error"
+    message = f"{what}: {address.public}: the origin answers {_status(answer)}{_advice(answer, store)}"
+    if answer.status >= 500 or answer.status == 429:
+        return RequestError(502, message, causes, kind="origin")
+    if code in _DENIED:
+        return RequestError(401, message, causes, kind="unauthorized")
+    return RequestError(400, message, causes, kind="origin")
+
+
+def _status(answer: Answer) -> str:
+    try:
+        return f"{answer.status} {HTTPStatus(answer.status).phrase}"
+    except ValueError:
+        return str(answer.status)
+
+
+def _advice(answer: Answer, store: bool) -> str:
+    region = answer.headers.get("x-amz-bucket-region", "")
+    if store and answer.status in (301, 307, 400) and _REGION.fullmatch(region):
+        return f"; its bucket is in the region {region}"
+    return "; redirects are not followed, so give the address that this one leads to" if 300 <= answer.status < 400 else ""
+
+
+def _said(answer: Answer, login: Login | None) -> tuple[str, tuple[str, ...]]:
+    """Return the code of what a store answers, and its words."""
+    code = _element(answer, "Code", login)
+    code = code if re.fullmatch(r"[A-Za-z0-9.]{1,64}", code) else ""
+    if answer.status == 404 and code not in _MISSING:
+        code = "NoSuchKey"
+    if answer.status == 401 or (answer.status == 403 and not code):
+        code = code if code in _DENIED else "AccessDenied"
+    words = _element(answer, "Message", login) or _WORDS.get(code, "")
+    return code, tuple(one for one in (code, words) if one)
+
+
+def _element(answer: Answer, name: str, login: Login | None) -> str:
+    """Return the text of an element of S3's XML, without what of the login may stand in it; empty if there is none."""
+    found = re.search(f"<{name}>([^<]*)</{name}>", answer.body[:_MOST].decode(errors="replace"))
+    text = "" if found is None else html.unescape(found[1])
+    for secret in () if login is None else (login.password, login.session_token, login.user):
+        text = text.replace(secret, "***") if secret else text
+    return "".join(one for one in text if one.isprintable())[:_LONGEST]
