@@ -25,8 +25,11 @@ _WHOLE = 1 << 20
 """Bytes of an object that may be taken in full, from servers that know no ranges."""
 _LONGEST_RANGE = 16 << 20
 """Bytes that may be read at once however small the largest chunk is: chunks that nearly touch are read together."""
-_PART = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)", re.ASCII)
-_END = re.compile(r"bytes \*/(\d+)", re.ASCII)
+_GIVEN = frozenset({200, 206, 416})
+"""What answers to ranges are: all of the object, a part, or that it has no such part."""
+_NUMBER = r"([0-9]{1,19})"
+_PART = re.compile(rf"bytes {_NUMBER}-{_NUMBER}/(?:{_NUMBER}|\*)")
+_END = re.compile(rf"bytes \*/{_NUMBER}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +101,19 @@ class Origins:
             return Stored(*self._folders.find(place))
         address = self._allowed.permitted(place)
         answer = self._send("HEAD", place, address, {}, most=0)
-        length = answer.headers.get("Content-Length", "")
-        if answer.status == 200 and length.isdecimal() and int(length):
-            return Stored(int(length), _version(answer.headers, int(length)))
+        length = re.fullmatch(_NUMBER, answer.headers.get("Content-Length", ""))
+        if answer.status == 200 and length is not None and (size := int(length[1])):
+            return Stored(size, _version(answer.headers, size))
         if answer.status >= 500 and answer.status != 501:
             raise refusal(answer, place, address)
         # An error has no words in answer to HEAD, some servers say 0 of any object, and some know no HEAD at all.
         answer = self._send("GET", place, address, {"Range": "bytes=0-0"}, most=_WHOLE)
-        size = _size(answer)
-        if answer.status not in (200, 206, 416):
+        if answer.status not in _GIVEN:
             raise refusal(answer, place, address)
-        if size is None:
+        told = _size(answer)
+        if told is None:
             raise _nonsense(address, "does not tell how large the object is")
-        return Stored(size, _version(answer.headers, size))
+        return Stored(told, _version(answer.headers, told))
 
     def read(self, place: Place, ranges: Sequence[tuple[int, int]], *, version: str | None = None) -> list[bytes]:
         """Return the bytes of each (offset, size) of one version of an object, fewer only at the end; read one after the other.
@@ -145,7 +148,7 @@ class Origins:
         size = max(0, stored.size - offset)
         if size > most:
             raise RequestError(
-                400, f"from {offset} on the object has {size:,} bytes, of which {most:,} may be read; give a size"
+                400, f"the object has {size:,} bytes from {offset} on, more than {most:,}; say how many are wanted"
             )
         return self.read(place, [(offset, size)], version=stored.version)[0]
 
@@ -162,7 +165,7 @@ class Origins:
         # Only strong tags match anything.
         matching = {"If-Match": version} if version.startswith('"') else {}
         answer = self._send("GET", place, address, headers | matching, most=max(size, _WHOLE))
-        if answer.status not in (200, 206, 416):
+        if answer.status not in _GIVEN:
             raise refusal(answer, place, address)
         part = _Part(_wanted(answer, address, offset, size), _version(answer.headers, _size(answer)))
         # An answer of 416 need not tell the version, and has nothing of it.
@@ -198,15 +201,12 @@ def _credentials(method: str, place: Place, address: WebAddress, login: Login) -
     Raises:
         RequestError: It cannot be said in headers.
     """
-    said = f"{login.user}{login.session_token or ''}" if place.interface_type == "s3" else ""
-    try:
-        secret = f"{login.user}:{login.password}".encode()
-    except UnicodeEncodeError:
-        said, secret = "\n", b""
-    if not (said.isascii() and said.isprintable()):
-        raise RequestError(401, "the login has characters that no login has", ("InvalidAccessKeyId",), kind="unauthorized")
     if place.interface_type != "s3":
-        return {"Authorization": "Basic " + base64.b64encode(secret).decode()}
+        pair = f"{login.user}:{login.password}".encode(errors="replace")
+        return {"Authorization": "Basic " + base64.b64encode(pair).decode()}
+    named = login.user + (login.session_token or "")
+    if not (named.isascii() and named.isprintable() and login.password.isprintable()):
+        raise RequestError(401, "the login has characters that no login has", ("InvalidAccessKeyId",), kind="unauthorized")
     credentials = ReadOnlyCredentials(login.user, login.password, login.session_token)
     return signed_headers(method, address.url, credentials=credentials, region=place.region)
 
@@ -226,7 +226,8 @@ def _wanted(answer: Answer, address: WebAddress, offset: int, size: int) -> byte
         return b""
     found = _PART.fullmatch(answer.headers.get("Content-Range", ""))
     if found is not None and int(found[1]) == offset and int(found[2]) - offset + 1 == len(answer.body) <= size:
-        if len(answer.body) == size or found[3] in ("*", str(offset + len(answer.body))):
+        at_end = found[3] == str(offset + len(answer.body))
+        if at_end or len(answer.body) == size:
             return answer.body
     raise _nonsense(address, "does not answer with the bytes that were asked for")
 
@@ -241,13 +242,13 @@ def _size(answer: Answer) -> int | None:
         # A store need not say it, but the first byte is not missing from any other.
         return int(end[1]) if end is not None else 0
     part = _PART.fullmatch(told)
-    return int(part[3]) if part is not None and part[3] != "*" else None
+    return int(part[3]) if part is not None and part[3] is not None else None
 
 
 def _version(headers: Mapping[str, str], size: int | None) -> str:
     """Return the ETag, or time and size where it is empty, as some stores have it, or missing."""
     tag, modified = headers.get("ETag", ""), headers.get("Last-Modified", "")
-    if tag.strip('W/"'):
+    if tag.strip('W/"') and tag.isascii() and tag.isprintable():
         return tag
     return f"{modified} {size}" if modified and size is not None else ""
 

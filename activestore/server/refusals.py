@@ -17,17 +17,10 @@ _MOST = 64 << 10
 """Bytes of an error that are looked at."""
 _LONGEST = 500
 """Characters of what a store says that are passed on."""
-_DENIED = frozenset(
-    {
-        "AccessDenied",
-        "ExpiredToken",
-        "InvalidAccessKeyId",
-        "InvalidToken",
-        "RequestTimeTooSkewed",
-        "SignatureDoesNotMatch",
-        "TokenRefreshRequired",
-    }
-)
+_LAPSED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
+"""What stores say of temporary keys that are none any more, with the status 400."""
+_ARCHIVED = "InvalidObjectState"
+"""What they say, with the status 403, of an object that has to be brought back from an archive first."""
 _MISSING = frozenset({"NoSuchBucket", "NoSuchKey"})
 _WORDS = {
     "AccessDenied": "Access Denied",
@@ -48,7 +41,7 @@ def refusal(answer: Answer, place: Place, address: WebAddress) -> RequestError:
     message = f"{what}: {address.public}: the origin answers {_status(answer)}{_advice(answer, store)}"
     if answer.status >= 500 or answer.status == 429:
         return RequestError(502, message, causes, kind="origin")
-    if code in _DENIED:
+    if code in _LAPSED or (store and answer.status in (401, 403) and code != _ARCHIVED):
         return RequestError(401, message, causes, kind="unauthorized")
     return RequestError(400, message, causes, kind="origin")
 
@@ -73,8 +66,8 @@ def _said(answer: Answer, login: Login | None) -> tuple[str, tuple[str, ...]]:
     code = code if re.fullmatch(r"[A-Za-z0-9.]{1,64}", code) else ""
     if answer.status == 404 and code not in _MISSING:
         code = "NoSuchKey"
-    if answer.status == 401 or (answer.status == 403 and not code):
-        code = code if code in _DENIED else "AccessDenied"
+    if answer.status in (401, 403):
+        code = code or "AccessDenied"
     words = _element(answer, "Message", login) or _WORDS.get(code, "")
     return code, tuple(one for one in (code, words) if one)
 
