@@ -10,17 +10,29 @@ from __future__ import annotations
 import bz2
 import ctypes
 import importlib.util
+import math
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
+from activestore.core.codec_headers import blosc2_sizes, check_blosc2_frame, zstd_size
 from activestore.errors import CorruptChunkError, UnsupportedError
 
-__all__ = ["MAX_CHUNK_BYTES", "Buffer", "Codec", "decodable", "decode", "decoder_names", "hdf5_codec", "present"]
+__all__ = [
+    "MAX_CHUNK_BYTES",
+    "Buffer",
+    "Codec",
+    "decodable",
+    "decode",
+    "decode_unsized",
+    "decoder_names",
+    "hdf5_codec",
+    "present",
+]
 
 Buffer = bytes | bytearray | memoryview
 """Bytes as they travel between decoders."""
@@ -36,7 +48,7 @@ class Codec:
     id: str
     """The field's name of it: "zlib", "shuffle", "fletcher32", "zstd", …"""
     filter_id: int
-    """HDF5's registered number of the filter."""
+    """HDF5's registered number of the filter; 0 for "gzip" and "blosc2-chunk", which HDF5 does not have."""
     values: tuple[int, ...] = ()
     """The filter's parameters, as HDF5 stores them."""
 
@@ -130,6 +142,36 @@ def decode(raw: Buffer, codecs: tuple[Codec, ...], nbytes: int) -> Buffer:
     return raw
 
 
+def decode_unsized(raw: Buffer, codecs: tuple[Codec, ...], most: int) -> Buffer:
+    """Undo `codecs`, last one first, of a chunk of which nobody knows the size, and return at most `most` bytes.
+
+    Parameters:
+        raw: The bytes as stored.
+        codecs: The pipeline in the order in which the writer applied it; of compressors "zlib", "gzip" and "blosc2-chunk".
+        most: Bytes that the chunk may have; no more than one beyond are ever decoded.
+
+    Raises:
+        CorruptChunkError: The bytes cannot be decoded, or to more.
+        UnsupportedError: A codec is not decodable here, or not without the size.
+
+    Examples:
+        >>> bytes(decode_unsized(zlib.compress(b"abcd"), (Codec("zlib", 1),), 100))
+        b'abcd'
+    """
+    if not codecs or not _DECODERS[codecs[-1].id].compresses:
+        return decode(raw, codecs, len(raw))
+    last = codecs[-1].id
+    if last not in _UNSIZED or not decodable(codecs):
+        raise UnsupportedError(f"the filters {[codec.id for codec in codecs]} cannot be decoded here without the chunk's size")
+    try:
+        data = _UNSIZED[last](raw, most)
+    except _DECODING_ERRORS as error:
+        raise CorruptChunkError(f"{last} cannot decode it: {error}") from error
+    if len(data) > most:
+        raise CorruptChunkError(f"{last} gives more than the {most} bytes that a chunk may have")
+    return decode(data, codecs[:-1], len(data))
+
+
 def _size_before(earlier: tuple[Codec, ...], nbytes: int) -> int | None:
     """Return how many bytes the writer gave to the codec after `earlier`; None behind a compressor."""
     if any(_DECODERS[codec.id].compresses for codec in earlier):
@@ -159,6 +201,10 @@ def _installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
+_ZLIB, _GZIP = 15, 31
+"""What zlib calls the two formats around the same compressed data."""
+
+
 def _inflate(raw: Buffer, codec: Codec, size: int) -> Buffer:
     if _installed("deflate"):
         # libdeflate, 4 times as fast as zlib and outside the GIL; it needs to know the size.
@@ -169,9 +215,28 @@ def _inflate(raw: Buffer, codec: Codec, size: int) -> Buffer:
         except deflate.DeflateError as error:
             raise ValueError(str(error) or "the compressed data are damaged") from error
         return inflated
-    inflater = zlib.decompressobj()
-    data = inflater.decompress(raw, size + 1)
-    if not inflater.eof and len(data) <= size:
+    return _inflate_up_to(_ZLIB, raw, size)
+
+
+def _gunzip(raw: Buffer, codec: Codec, size: int) -> Buffer:
+    """Undo the first member of a gzip file; what follows it is not read."""
+    # Without a size, the module believes what the last bytes say.
+    if size > 0 and _installed("deflate"):
+        import deflate
+
+        try:
+            inflated: Buffer = deflate.gzip_decompress(raw, size)
+        except deflate.DeflateError as error:
+            raise ValueError(str(error) or "the compressed data are damaged") from error
+        return inflated
+    return _inflate_up_to(_GZIP, raw, size)
+
+
+def _inflate_up_to(kind: int, raw: Buffer, most: int) -> Buffer:
+    """Return what was deflated, or the first bytes of it, one more than `most`."""
+    inflater = zlib.decompressobj(kind)
+    data = inflater.decompress(raw, most + 1)
+    if not inflater.eof and len(data) <= most:
         raise ValueError("the compressed data are cut off")
     return data
 
@@ -235,28 +300,13 @@ def _verify_fletcher32(raw: Buffer, codec: Codec, size: int) -> Buffer:
 def _unzstd(raw: Buffer, codec: Codec, size: int) -> Buffer:
     import numcodecs.zstd
 
-    claimed = _zstd_size(bytes(memoryview(raw)[:18]))
-    if claimed is None:
-        unsized: Buffer = numcodecs.zstd.decompress(raw)
-        return unsized
-    if claimed != size:
+    claimed = zstd_size(bytes(memoryview(raw)[:18]))
+    if claimed is not None and claimed != size:
         raise ValueError(f"it claims {claimed} bytes where {size} were written")
+    # Given room for so many bytes, the library writes no more, whether the frame says its size or not.
     out = np.empty(size, np.uint8)
     numcodecs.zstd.decompress(raw, out)
     return out.data
-
-
-def _zstd_size(head: bytes) -> int | None:
-    """Return the size that a zstd frame claims to decode to, None if it does not say.
-
-    Source: RFC 8878, 3.1.1.1 (frame header).
-    """
-    if len(head) < 6 or head[:4] != b"\x28\xb5\x2f\xfd":
-        raise ValueError("it does not start as a zstd frame")
-    single, kind = head[4] >> 5 & 1, head[4] >> 6
-    width = (single, 2, 4, 8)[kind]
-    start = 6 - single + (0, 1, 2, 4)[head[4] & 3]
-    return int.from_bytes(head[start : start + width], "little") + 256 * (kind == 1) if width else None
 
 
 def _unlz4(raw: Buffer, codec: Codec, size: int) -> Buffer:
@@ -267,17 +317,22 @@ def _unlz4(raw: Buffer, codec: Codec, size: int) -> Buffer:
     total, block = int.from_bytes(view[:8], "big"), int.from_bytes(view[8:12], "big")
     if total != size or block == 0:
         raise ValueError(f"it claims {total} bytes in blocks of {block}")
-    parts: list[Buffer] = []
-    position, left = 12, total
-    while left:
-        stored, wanted = int.from_bytes(view[position : position + 4], "big"), min(block, left)
+    # One array for all: a list of small blocks would be many times as large as they are.
+    out = np.empty(total, np.uint8)
+    position, done = 12, 0
+    while done < total:
+        stored, wanted = int.from_bytes(view[position : position + 4], "big"), min(block, total - done)
         piece = view[position + 4 : position + 4 + stored]
         if len(piece) != stored or stored == 0:
             raise ValueError("the compressed data are cut off")
-        # A block that did not shrink is stored as it is.
-        parts.append(piece if stored == wanted else numcodecs.lz4.decompress(wanted.to_bytes(4, "little") + piece))
-        position, left = position + 4 + stored, left - wanted
-    return b"".join(parts)
+        room = out[done : done + wanted]
+        if stored == wanted:
+            # A block that did not shrink is stored as it is.
+            room[:] = np.frombuffer(piece, np.uint8)
+        else:
+            numcodecs.lz4.decompress(wanted.to_bytes(4, "little") + piece, room)
+        position, done = position + 4 + stored, done + wanted
+    return out.data
 
 
 def _unblosc(raw: Buffer, codec: Codec, size: int) -> Buffer:
@@ -294,17 +349,46 @@ def _unblosc(raw: Buffer, codec: Codec, size: int) -> Buffer:
 
 
 def _unblosc2(raw: Buffer, codec: Codec, size: int) -> Buffer:
+    """Undo HDF5's Blosc2 filter: a Blosc2 frame."""
     import blosc2
 
-    stored = blosc2.schunk_from_cframe(bytes(raw))
-    if stored.nbytes < size or stored.nbytes > 4 * size + 65536:
-        raise ValueError(f"it claims {stored.nbytes} bytes")
+    data = bytes(raw)
+    most = check_blosc2_frame(data, size)
+    stored = blosc2.schunk_from_cframe(data)
+    if any(chunk.special == blosc2.SpecialValue.UNINIT for chunk in stored.iterchunks_info()):
+        # What the memory held before would come out.
+        raise ValueError("a part of it was never written")
     if "b2nd" not in stored.meta:
+        if stored.nbytes != size:
+            raise ValueError(f"it claims {stored.nbytes} bytes where {size} were written")
         whole: Buffer = stored[:]
         return whole
     # Stored in blocks of several dimensions: only the array view knows how they lie.
-    data: Buffer = blosc2.ndarray_from_cframe(bytes(raw))[...].tobytes()
-    return data
+    array = blosc2.ndarray_from_cframe(data)
+    if max(math.prod(array.shape), math.prod(array.ext_shape), math.prod(array.ext_chunks)) * array.dtype.itemsize > most:
+        raise ValueError(f"it claims the shape {array.shape}")
+    numbers: Buffer = array[...].tobytes()
+    return numbers
+
+
+def _unblosc2_chunk(raw: Buffer, codec: Codec, size: int) -> Buffer:
+    """Undo a Blosc2 chunk as such, without a frame around it."""
+    import blosc2
+
+    nbytes, stored = blosc2_sizes(raw)
+    if nbytes != size:
+        raise ValueError(f"it claims {nbytes} bytes where {size} were written")
+    # Zeros, as there are chunks that say of a part that it was never written: what the memory held would come out.
+    out = bytearray(size)
+    blosc2.decompress2(memoryview(raw)[:stored], out, nthreads=1)
+    return out
+
+
+def _unblosc2_chunk_up_to(raw: Buffer, most: int) -> Buffer:
+    nbytes, _ = blosc2_sizes(raw)
+    if nbytes > most:
+        raise ValueError(f"it claims {nbytes} bytes, more than the {most} that a chunk may have")
+    return _unblosc2_chunk(raw, Codec("blosc2-chunk", 0), nbytes)
 
 
 _DECODERS = {
@@ -316,4 +400,12 @@ _DECODERS = {
     "lz4": _Decoder(_unlz4, needs="numcodecs"),
     "blosc": _Decoder(_unblosc, needs="numcodecs"),
     "blosc2": _Decoder(_unblosc2, needs="blosc2"),
+    "gzip": _Decoder(_gunzip),
+    "blosc2-chunk": _Decoder(_unblosc2_chunk, needs="blosc2"),
+}
+
+_UNSIZED: dict[str, Callable[[Buffer, int], Buffer]] = {
+    "zlib": partial(_inflate_up_to, _ZLIB),
+    "gzip": partial(_inflate_up_to, _GZIP),
+    "blosc2-chunk": _unblosc2_chunk_up_to,
 }

@@ -1,6 +1,9 @@
 """Decoding: what writers really write, bytes that are not what they claim to be, and flipped bits."""
 
 import bz2
+import gzip
+import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -49,8 +52,11 @@ ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "blosc": lambda data: bytes(numcodecs.blosc.compress(data, b"lz4", 5, 1)),
     "blosc2": lambda data: blosc2.SChunk(data=data, cparams={"typesize": 1}).to_cframe(),
     "fletcher32": lambda data: bytes(numcodecs.fletcher32.Fletcher32().encode(data)) if data else bytes(4),
+    "gzip": gzip.compress,
+    "blosc2-chunk": lambda data: blosc2.compress2(data, typesize=1) if data else bytes(32),
 }
 IDS = {"zlib": 1, "shuffle": 2, "fletcher32": 3, "bzip2": 307, "zstd": 32015, "lz4": 32004, "blosc": 32001, "blosc2": 32026}
+IDS |= {"gzip": 0, "blosc2-chunk": 0}
 
 
 def decoded(name: str, raw: bytes, size: int = len(DATA)) -> bytes:
@@ -85,25 +91,27 @@ def test_a_stream_that_is_cut_off_is_corrupt(name: str, cut: int) -> None:
         decoded(name, ENCODERS[name](DATA)[:-cut])
 
 
+@pytest.mark.parametrize(("name", "compress"), [("zlib", zlib.compress), ("gzip", gzip.compress)])
 @pytest.mark.usefixtures("without_deflate")
-def test_the_standard_library_alone_inflates() -> None:
-    assert decoded("zlib", zlib.compress(DATA)) == DATA
-    for damaged in (zlib.compress(DATA)[:-1], zlib.compress(DATA[:-1]), zlib.compress(DATA + b"x"), b"", b"x" * 30):
-        with pytest.raises(CorruptChunkError, match="zlib"):
-            decoded("zlib", damaged)
+def test_the_standard_library_alone_inflates(name: str, compress: Callable[[bytes], bytes]) -> None:
+    assert decoded(name, compress(DATA)) == DATA
+    for damaged in (compress(DATA)[:-1], compress(DATA[:-1]), compress(DATA + b"x"), b"", b"x" * 30):
+        with pytest.raises(CorruptChunkError, match=name):
+            decoded(name, damaged)
 
 
+@pytest.mark.parametrize(("name", "compress"), [("zlib", zlib.compress), ("gzip", gzip.compress)])
 @pytest.mark.usefixtures("without_deflate")
-def test_the_standard_library_alone_checks_the_checksum() -> None:
-    raw = bytearray(zlib.compress(DATA))
-    raw[-1] ^= 1
-    with pytest.raises(CorruptChunkError, match="zlib"):
-        decoded("zlib", bytes(raw))
+def test_the_standard_library_alone_checks_the_checksum(name: str, compress: Callable[[bytes], bytes]) -> None:
+    raw = bytearray(compress(DATA))
+    raw[-5 if name == "gzip" else -1] ^= 1
+    with pytest.raises(CorruptChunkError, match=name):
+        decoded(name, bytes(raw))
 
 
 def test_a_zstd_frame_without_its_size() -> None:
     assert decoded("zstd", zstd_without_size(DATA)) == DATA
-    with pytest.raises(CorruptChunkError, match="zstd gives 150 bytes of it where 200 were written"):
+    with pytest.raises(CorruptChunkError, match="expected to decompress 200, got 150"):
         decoded("zstd", zstd_without_size(DATA[:150]))
 
 
@@ -164,6 +172,156 @@ def test_skipped_filters_are_left_out() -> None:
     assert present(pipeline, 0) == pipeline
     assert present(pipeline, 0b010) == (pipeline[0], pipeline[2])
     assert present(pipeline, 0b111) == ()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_of_gzip_the_first_member_counts(alone: bool, request: pytest.FixtureRequest) -> None:
+    if alone:
+        request.getfixturevalue("without_deflate")
+    assert decoded("gzip", gzip.compress(DATA) + gzip.compress(b"more")) == DATA
+    assert decoded("gzip", gzip.compress(DATA) + b"what follows") == DATA
+    assert decoded("gzip", gzip.compress(b"") + gzip.compress(DATA), 0) == b""
+    # What the last four bytes say of the size is not believed.
+    with pytest.raises(CorruptChunkError, match="gzip"):
+        decoded("gzip", gzip.compress(DATA)[:-4] + b"\xff\xff\xff\xff")
+
+
+def test_a_blosc2_chunk_that_is_not_what_the_library_takes() -> None:
+    raw = blosc2.compress2(bytes(range(250)) * 100, typesize=1)
+    for at, value in [(2, raw[2] & ~5), (2, raw[2] & 31 | 6 << 5), (31, 8), (4, 0), (7, 0x80), (7, 0x7F)]:
+        damaged = raw[:at] + bytes([value]) + raw[at + 1 :]
+        with pytest.raises(CorruptChunkError, match="blosc2-chunk cannot decode it"):
+            decoded("blosc2-chunk", damaged, 25000)
+    assert decoded("blosc2-chunk", raw + b"what follows", 25000) == bytes(range(250)) * 100
+    # "Never written": what the memory held before does not come out.
+    unwritten = blosc2.compress2(bytes(100000), typesize=1)
+    assert not any(decoded("blosc2-chunk", unwritten[:31] + b"\x40", 100000))
+
+
+def test_a_blosc2_frame_with_a_part_that_was_never_written() -> None:
+    frame = blosc2.SChunk(chunksize=200, cparams={"typesize": 1})
+    frame.fill_special(200, blosc2.SpecialValue.UNINIT)
+    with pytest.raises(CorruptChunkError, match="never written"):
+        decoded("blosc2", frame.to_cframe())
+    frame = blosc2.SChunk(chunksize=200, cparams={"typesize": 1})
+    frame.fill_special(200, blosc2.SpecialValue.ZERO)
+    assert decoded("blosc2", frame.to_cframe()) == bytes(200)
+
+
+FRAME = blosc2.SChunk(data=DATA, cparams={"typesize": 1}).to_cframe()
+ARRAY = blosc2.asarray(np.arange(200, dtype="u1").reshape(10, 20), chunks=(10, 20), blocks=(10, 20)).to_cframe()
+
+
+@pytest.mark.parametrize("frame", [FRAME, ARRAY], ids=["plain", "array"])
+@pytest.mark.parametrize(
+    ("at", "kind", "value"),
+    [(0x1E, ">q", 1 << 40), (0x1E, ">q", -1), (0x1E, ">q", 199), (0x3A, ">i", 0), (0x3A, ">i", -5), (0x3A, ">i", 1 << 30)],
+)
+def test_a_blosc2_frame_that_claims_too_much(frame: bytes, at: int, kind: str, value: int) -> None:
+    damaged = bytearray(frame)
+    struct.pack_into(kind, damaged, at, value)
+    with pytest.raises(CorruptChunkError, match="it claims"):
+        decoded("blosc2", bytes(damaged))
+
+
+def test_a_blosc2_frame_of_very_many_chunks() -> None:
+    frame = bytearray(blosc2.SChunk(data=bytes(60000), cparams={"typesize": 1}).to_cframe())
+    struct.pack_into(">i", frame, 0x3A, 1)
+    with pytest.raises(CorruptChunkError, match="it claims chunks of 1 bytes"):
+        decoded("blosc2", bytes(frame), 60000)
+
+
+def test_a_blosc2_array_of_another_shape_than_its_chunk() -> None:
+    # The shape is written (as MessagePack, 0xd3 before each length) in the array's own part of the frame.
+    huge = ARRAY.replace(b"\xd3" + (10).to_bytes(8, "big"), b"\xd3" + (10 << 40).to_bytes(8, "big"))
+    assert huge != ARRAY
+    with pytest.raises(CorruptChunkError, match="blosc2"):
+        decoded("blosc2", huge)
+    assert decoded("blosc2", ARRAY) == bytes(range(200))
+
+
+def zstd_bomb(blocks: int) -> bytes:
+    """Return a zstd frame without its size whose blocks each repeat one byte 128 KiB times."""
+    last, repeat = 1, (128 << 10) << 3 | 1 << 1
+    frame = b"\x28\xb5\x2f\xfd\x00\x58" + (repeat.to_bytes(3, "little") + b"x") * (blocks - 1)
+    return frame + (repeat | last).to_bytes(3, "little") + b"x"
+
+
+MUCH = 64 << 20
+BOMBS = {
+    "zlib": lambda: zlib.compress(bytes(MUCH)),
+    "gzip": lambda: gzip.compress(bytes(MUCH), 1),
+    "bzip2": lambda: bz2.compress(bytes(MUCH)),
+    "zstd": lambda: zstd_bomb(MUCH >> 17),
+    "lz4": lambda: lz4_filter(bytes(MUCH), MUCH),
+    "blosc": lambda: ENCODERS["blosc"](bytes(MUCH)),
+    "blosc2": lambda: ENCODERS["blosc2"](bytes(MUCH)),
+    "blosc2-chunk": lambda: ENCODERS["blosc2-chunk"](bytes(MUCH)),
+}
+
+
+def peak(name: str, raw: bytes, size: int) -> int:
+    """Return how much memory it takes to find that a stream is not one of `size` bytes."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptChunkError, match=name):
+            decoded(name, raw, size)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_bomb_takes_no_more_memory_than_the_chunk_and_its_own_bytes(
+    name: str, alone: bool, request: pytest.FixtureRequest
+) -> None:
+    if alone:
+        request.getfixturevalue("without_deflate")
+    raw, size = BOMBS[name](), 1 << 20
+    with pytest.raises(CorruptChunkError, match=name):
+        decoded(name, raw, 100)  # what is imported on the way is none of the chunk's
+    assert peak(name, raw, size) < 4 * (size + len(raw))
+
+
+def test_many_small_blocks_of_lz4_take_no_memory_of_their_own() -> None:
+    data = np.random.default_rng(3).bytes(20_000)
+    raw = lz4_filter(data, 1)[:-1]
+    peak("lz4", raw[:100], len(data))
+    assert peak("lz4", raw, len(data)) < len(raw)
+
+
+class TestWithoutTheSize:
+    @pytest.mark.parametrize("name", ["zlib", "gzip", "blosc2-chunk"])
+    def test_compressors(self, name: str) -> None:
+        raw = ENCODERS[name](DATA)
+        for most in (200, 201, 1 << 20):
+            assert bytes(codecs.decode_unsized(raw, (Codec(name, 0),), most)) == DATA
+            assert bytes(codecs.decode_unsized(raw + b"what follows", (Codec(name, 0),), most)) == DATA
+        for most, damaged in [(199, raw), (200, raw[:-1]), (200, raw[:3]), (200, b""), (200, b"x" * 40)]:
+            with pytest.raises(CorruptChunkError, match=name):
+                codecs.decode_unsized(damaged, (Codec(name, 0),), most)
+
+    def test_nothing_and_shuffles(self) -> None:
+        shuffle = Codec("shuffle", 2, (4,))
+        shuffled = np.frombuffer(DATA, np.uint8).reshape(-1, 4).T.tobytes()
+        assert codecs.decode_unsized(DATA, (), 500) == DATA
+        assert bytes(codecs.decode_unsized(shuffled, (shuffle,), 500)) == DATA
+        assert bytes(codecs.decode_unsized(zlib.compress(shuffled), (shuffle, Codec("zlib", 1)), 500)) == DATA
+
+    def test_others_need_it(self) -> None:
+        for pipeline in [(Codec("zstd", 32015),), (Codec("zlib", 1), Codec("gzip", 0))]:
+            with pytest.raises(UnsupportedError, match="cannot be decoded here without the chunk's size"):
+                codecs.decode_unsized(b"", pipeline, 100)
+
+    @pytest.mark.parametrize("name", ["zlib", "gzip", "blosc2-chunk"])
+    def test_a_bomb(self, name: str) -> None:
+        raw, most = BOMBS[name](), 1 << 20
+        tracemalloc.start()
+        with pytest.raises(CorruptChunkError, match=name):
+            codecs.decode_unsized(raw, (Codec(name, 0),), most)
+        assert tracemalloc.get_traced_memory()[1] < 4 * (most + len(raw))
+        tracemalloc.stop()
 
 
 def test_what_is_decoded_here() -> None:
