@@ -17,15 +17,19 @@ class Origin:
     """
 
     interface_type: str
-    """"s3", "http" or "https"."""
+    """"s3", "http" or "https"; "file" for a server that sees the same files."""
     url: str
-    """Address; of an S3 object path-style: scheme://host[:port]/bucket/key."""
+    """Address; of an S3 object path-style: scheme://host[:port]/bucket/key; of a file: file:///path."""
     user: str | None = field(default=None, repr=False)
     """S3 access key, or the user of an HTTP server."""
     password: str | None = field(default=None, repr=False)
     """S3 secret key, or the password of an HTTP server."""
     obstacle: str | None = None
-    """What a server could not be told, so that it could not reach the object; None if there is nothing."""
+    """What a Reductionist server could not be told, so that it could not reach the object; None if there is nothing."""
+    token: str | None = field(default=None, repr=False)
+    """Session token of temporary S3 keys: only a server that takes one can use them."""
+    region: str | None = None
+    """S3's region, which signatures name; None where it is not known, or there is none."""
 
     def __repr__(self) -> str:
         # Without the query, which can hold a signature.

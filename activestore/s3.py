@@ -100,11 +100,11 @@ class S3Object:
         """The object as a server that computes is told of it."""
         url = self._path_style
         if self._credentials is None:
-            return Origin("s3", url)
+            return Origin("s3", url, region=self.region)
         with _settings_of_aws(self.uri):
             frozen = self._credentials.get_frozen_credentials()
         obstacle = "temporary credentials with a session token" if frozen.token else None
-        return Origin("s3", url, frozen.access_key, frozen.secret_key, obstacle)
+        return Origin("s3", url, frozen.access_key, frozen.secret_key, obstacle, frozen.token, self.region)
 
     def headers(self, method: str) -> dict[str, str]:
         """Return the headers that sign a request; none for an anonymous one.

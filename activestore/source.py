@@ -7,11 +7,13 @@ import stat
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from activestore.core.variable import ReadableSource
 from activestore.errors import SourceError, UnsupportedError, map_errors
+from activestore.origin import Origin
 from activestore.redaction import public_address, without_secrets
 
 __all__ = ["LocalSource", "Source", "open_source"]
@@ -41,6 +43,8 @@ class LocalSource:
             status = os.fstat(self._descriptor)
         self._size = status.st_size
         self._version = _version(status)
+        self.origin = Origin("file", Path(self._path).as_uri())
+        """The file as a server that computes is told of it; it has to see the same files."""
 
     def __repr__(self) -> str:
         return f"LocalSource({self._uri!r})"

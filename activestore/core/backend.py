@@ -57,6 +57,8 @@ class Capabilities:
     there are processors."""
     batch: int = 1
     """How many tasks it takes in one call; if more than one, it is a `BatchBackend`."""
+    batch_bytes: int = 4 << 20
+    """Decoded bytes of the chunks of one call: no more tasks are added to it once it has so many."""
 
 
 @runtime_checkable

@@ -34,8 +34,6 @@ Fallback = Literal["local", "error"]
 
 LOCAL = "posix"
 """Name of the backend that computes in this process."""
-_BATCH_BYTES = 4 << 20
-"""Decoded bytes that make a batch full."""
 _BATCH_TASKS = 64
 _LARGEST_KEPT = 31 << 20
 """Just under the 32 MiB up to which glibc raises its threshold."""
@@ -159,7 +157,7 @@ def run(
     abilities = backend.capabilities
     # Work that waits for a network goes out in many small parts, work for processors in few large ones.
     most = _BATCH_TASKS if abilities.workers is None else abilities.batch
-    batches = _batches(plan.tasks(joined=abilities.small_chunk), most)
+    batches = _batches(plan.tasks(joined=abilities.small_chunk), most, abilities.batch_bytes)
     start = list(itertools.islice(batches, 2))
     if executor is None and len(start) <= 1:
         for batch in start:
@@ -202,13 +200,14 @@ def _pump(batches: Iterable[list[ChunkTask]], runner: _Runner, executor: Executo
         raise
 
 
-def _batches(tasks: Iterator[ChunkTask], most: int) -> Iterator[list[ChunkTask]]:
+def _batches(tasks: Iterator[ChunkTask], most: int, most_bytes: int) -> Iterator[list[ChunkTask]]:
+    """Yield the tasks in lists of up to `most`, which end as soon as their chunks have `most_bytes` decoded."""
     batch: list[ChunkTask] = []
     nbytes = 0
     for task in tasks:
         batch.append(task)
         nbytes += task.nbytes
-        if nbytes >= _BATCH_BYTES or len(batch) >= most:
+        if nbytes >= most_bytes or len(batch) >= most:
             yield batch
             batch, nbytes = [], 0
     if batch:

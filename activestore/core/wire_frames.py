@@ -320,6 +320,7 @@ def _check(name: str, array: Array, count: npt.NDArray[Any], task: ChunkTask) ->
 _REASONS = {
     "request": "the server does not understand the request",
     "chunk": "bytes that the server finds damaged",
+    "corrupt": "bytes that the server finds damaged",
     "origin": "the server cannot read the object",
     "forbidden": "the server may not read the object",
     "unauthorized": "the server needs another login",

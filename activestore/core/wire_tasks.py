@@ -149,18 +149,18 @@ def _accumulator(given: object, dtype: np.dtype[Any], packing: Packing | None) -
 def _number(given: object, name: str, dtype: np.dtype[Any]) -> float:
     """Return a number that `dtype` holds exactly; text stands for what JSON has no numbers for."""
     known = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-    value: Any = known.get(given) if isinstance(given, str) else given  # Any: JSON
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
-        held = type(value) is int and limits.min <= value <= limits.max
-    elif type(value) is float and math.isfinite(value) != isinstance(given, str):
+        if type(given) is int and limits.min <= given <= limits.max:
+            return given
+    elif isinstance(given, str) and given in known:
+        return known[given]
+    elif type(given) is float and math.isfinite(given):
         with np.errstate(all="ignore"):
-            held = value != value or float(dtype.type(value)) == value
-    else:
-        held = False
-    if not held:
-        refuse(name, f"is {shown(given)}, which the type {dtype.str!r} does not have")
-    return value
+            held = float(dtype.type(given))
+        if held == given:
+            return given
+    raise WireError(f"{name} is {shown(given)}, which the type {dtype.str!r} does not have")
 
 
 def _missing(given: object, dtype: np.dtype[Any]) -> Missing:
@@ -194,6 +194,8 @@ def _factor(given: object, name: str, dtype: np.dtype[Any]) -> float | None:
 
 def _sequence(given: object, most: int) -> list[int]:
     """Return the tasks' places in grid order."""
+    if isinstance(given, list) and len(given) > most:
+        refuse("tasks", f"are too many: {len(given)}, where {most} are allowed")
     steps = wholes(given, "sequence", longest=most)
     if not steps or 0 in steps[1:]:
         refuse("sequence", "has no task, or one twice")
