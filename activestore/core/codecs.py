@@ -158,18 +158,18 @@ def decode_unsized(raw: Buffer, codecs: tuple[Codec, ...], most: int) -> Buffer:
         >>> bytes(decode_unsized(zlib.compress(b"abcd"), (Codec("zlib", 1),), 100))
         b'abcd'
     """
-    if not codecs or not _DECODERS[codecs[-1].id].compresses:
-        return decode(raw, codecs, len(raw))
-    last = codecs[-1].id
-    if last not in _UNSIZED or not decodable(codecs):
+    last = codecs[-1].id if codecs else ""
+    if not decodable(codecs) or (codecs and _DECODERS[last].compresses and last not in _UNSIZED):
         raise UnsupportedError(f"the filters {[codec.id for codec in codecs]} cannot be decoded here without the chunk's size")
-    try:
-        data = _UNSIZED[last](raw, most)
-    except _DECODING_ERRORS as error:
-        raise CorruptChunkError(f"{last} cannot decode it: {error}") from error
-    if len(data) > most:
-        raise CorruptChunkError(f"{last} gives more than the {most} bytes that a chunk may have")
-    return decode(data, codecs[:-1], len(data))
+    if last in _UNSIZED:
+        try:
+            raw = _UNSIZED[last](raw, most)
+        except _DECODING_ERRORS as error:
+            raise CorruptChunkError(f"{last} cannot decode it: {error}") from error
+        codecs = codecs[:-1]
+    if len(raw) > most:
+        raise CorruptChunkError(f"it has more than the {most} bytes that a chunk may have")
+    return decode(raw, codecs, len(raw))
 
 
 def _size_before(earlier: tuple[Codec, ...], nbytes: int) -> int | None:

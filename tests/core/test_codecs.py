@@ -299,13 +299,15 @@ class TestWithoutTheSize:
             assert bytes(codecs.decode_unsized(raw, (Codec(name, 0),), most)) == DATA
             assert bytes(codecs.decode_unsized(raw + b"what follows", (Codec(name, 0),), most)) == DATA
         for most, damaged in [(199, raw), (200, raw[:-1]), (200, raw[:3]), (200, b""), (200, b"x" * 40)]:
-            with pytest.raises(CorruptChunkError, match=name):
+            with pytest.raises(CorruptChunkError, match=f"{name} cannot decode it|more than the 199 bytes"):
                 codecs.decode_unsized(damaged, (Codec(name, 0),), most)
 
     def test_nothing_and_shuffles(self) -> None:
         shuffle = Codec("shuffle", 2, (4,))
         shuffled = np.frombuffer(DATA, np.uint8).reshape(-1, 4).T.tobytes()
-        assert codecs.decode_unsized(DATA, (), 500) == DATA
+        assert codecs.decode_unsized(DATA, (), 200) == DATA
+        with pytest.raises(CorruptChunkError, match="more than the 199 bytes"):
+            codecs.decode_unsized(DATA, (), 199)
         assert bytes(codecs.decode_unsized(shuffled, (shuffle,), 500)) == DATA
         assert bytes(codecs.decode_unsized(zlib.compress(shuffled), (shuffle, Codec("zlib", 1)), 500)) == DATA
 
@@ -318,7 +320,7 @@ class TestWithoutTheSize:
     def test_a_bomb(self, name: str) -> None:
         raw, most = BOMBS[name](), 1 << 20
         tracemalloc.start()
-        with pytest.raises(CorruptChunkError, match=name):
+        with pytest.raises(CorruptChunkError, match="more than the"):
             codecs.decode_unsized(raw, (Codec(name, 0),), most)
         assert tracemalloc.get_traced_memory()[1] < 4 * (most + len(raw))
         tracemalloc.stop()
