@@ -147,9 +147,7 @@ class Origins:
         stored = self.find(place)
         size = max(0, stored.size - offset)
         if size > most:
-            raise RequestError(
-                400, f"the object has {size:,} bytes from {offset} on, more than {most:,}; say how many are wanted"
-            )
+            raise RequestError(400, f"the object has {size:,} bytes from {offset} on, more than {most:,}; say how many to read")
         return self.read(place, [(offset, size)], version=stored.version)[0]
 
     def abandon(self) -> None:

@@ -55,9 +55,8 @@ def _status(answer: Answer) -> str:
 
 def _advice(answer: Answer, store: bool) -> str:
     region = answer.headers.get("x-amz-bucket-region", "")
-    if store and answer.status in (301, 307, 400) and _REGION.fullmatch(region):
-        return f"; its bucket is in the region {region}"
-    return "; redirects are not followed, so give the address that this one leads to" if 300 <= answer.status < 400 else ""
+    where = f"; its bucket is in the region {region}" if store and _REGION.fullmatch(region) else ""
+    return f"{where}; redirects are not followed, so say where this one leads to" if 300 <= answer.status < 400 else where
 
 
 def _said(answer: Answer, login: Login | None) -> tuple[str, tuple[str, ...]]:
@@ -75,7 +74,7 @@ def _said(answer: Answer, login: Login | None) -> tuple[str, tuple[str, ...]]:
 def _element(answer: Answer, name: str, login: Login | None) -> str:
     """Return the text of an element of S3's XML, without what of the login may stand in it; empty if there is none."""
     found = re.search(f"<{name}>([^<]*)</{name}>", answer.body[:_MOST].decode(errors="replace"))
-    text = "" if found is None else html.unescape(found[1])
+    text = "" if found is None else "".join(one for one in html.unescape(found[1]) if one.isprintable())
     for secret in () if login is None else (login.password, login.session_token, login.user):
         text = text.replace(secret, "***") if secret else text
-    return "".join(one for one in text if one.isprintable())[:_LONGEST]
+    return text[:_LONGEST]
