@@ -17,8 +17,18 @@ _MOST = 64 << 10
 """Bytes of an error that are looked at."""
 _LONGEST = 500
 """Characters of what a store says that are passed on."""
-_LAPSED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
-"""What stores say of temporary keys that are none any more, with the status 400."""
+_DENIED = frozenset(
+    {
+        "AccessDenied",
+        "ExpiredToken",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+    }
+)
+"""What stores say of logins, with 403, with 400 of temporary keys that have lapsed, some with 404 of keys that are unknown."""
 _ARCHIVED = "InvalidObjectState"
 """What they say, with the status 403, of an object that has to be brought back from an archive first."""
 _MISSING = frozenset({"NoSuchBucket", "NoSuchKey"})
@@ -41,7 +51,7 @@ def refusal(answer: Answer, place: Place, address: WebAddress) -> RequestError:
     message = f"{what}: {address.public}: the origin answers {_status(answer)}{_advice(answer, store)}"
     if answer.status >= 500 or answer.status == 429:
         return RequestError(502, message, causes, kind="origin")
-    if code in _LAPSED or (store and answer.status in (401, 403) and code != _ARCHIVED):
+    if code in _DENIED or (store and answer.status in (401, 403) and code != _ARCHIVED):
         return RequestError(401, message, causes, kind="unauthorized")
     return RequestError(400, message, causes, kind="origin")
 
@@ -63,7 +73,7 @@ def _said(answer: Answer, login: Login | None) -> tuple[str, tuple[str, ...]]:
     """Return the code of what a store answers, and its words."""
     code = _element(answer, "Code", login)
     code = code if re.fullmatch(r"[A-Za-z0-9.]{1,64}", code) else ""
-    if answer.status == 404 and code not in _MISSING:
+    if answer.status == 404 and code not in _MISSING | _DENIED:
         code = "NoSuchKey"
     if answer.status in (401, 403):
         code = code or "AccessDenied"
