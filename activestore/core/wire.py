@@ -29,6 +29,7 @@ from activestore.core.wire_tasks import MOST_PIECES, MOST_POINTS, tasks_from_jso
 from activestore.errors import BackendRefusedError, WireError
 
 __all__ = [
+    "POSITIONED",
     "answer_bytes",
     "failure_to_bytes",
     "frames_from_bytes",

@@ -22,9 +22,9 @@ def _available() -> str | None:
 
 
 def _open(source: ReadableSource, options: BackendOptions) -> Backend:
-    from activestore.backends.reductionist.backend import ReductionistBackend  # noqa: PLC0415  # optional, slow to import
+    from activestore.backends.reductionist.extension import open_backend  # noqa: PLC0415  # optional, slow to import
 
-    return ReductionistBackend(source, options)
+    return open_backend(source, options)
 
 
 def _check(address: str, options: Mapping[str, object]) -> str:
@@ -38,10 +38,14 @@ def _check(address: str, options: Mapping[str, object]) -> str:
     if problem is not None:
         raise BackendUnavailableError(f"the backend 'reductionist' cannot be used here: {problem}")
     from activestore.backends.reductionist.client import Server, ServerOptions, server_address  # noqa: PLC0415
+    from activestore.backends.reductionist.discovery import ask  # noqa: PLC0415
 
-    server = Server(server_address(address), ServerOptions.parse(options), connections=1)
+    server = Server(server_address(address), ServerOptions.parse(options), connections=2)
     try:
-        return f"answers as a Reductionist server ({server.probe()})"
+        version, extension = ask(server)
+        if extension is not None and server.options.extension:
+            return f"answers as an activestore server {extension.version} ({version}, extension)"
+        return f"answers as a Reductionist server ({version})"
     finally:
         server.close()
 

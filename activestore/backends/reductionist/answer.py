@@ -17,7 +17,18 @@ from activestore.origin import Origin
 from activestore.redaction import public_address
 from activestore.transport import Answer
 
-__all__ = ["FOR_ERRORS", "Expected", "Reply", "decoded_v1", "decoded_v2", "failure_of", "is_final", "server_error"]
+__all__ = [
+    "FOR_ERRORS",
+    "Expected",
+    "Reply",
+    "cleaned",
+    "decoded_v1",
+    "decoded_v2",
+    "failure_of",
+    "is_final",
+    "is_too_much",
+    "server_error",
+]
 
 FOR_ERRORS = 16 << 10
 """Bytes that an answer may have beside its numbers; errors are within them."""
@@ -66,19 +77,21 @@ def server_error(body: bytes) -> tuple[str, tuple[str, ...]]:
 _URL = re.compile(r"https?://[^\s\"'<>()]+")
 
 
-def failure_of(answer: Answer, origin: Origin, where: str) -> ReductionistError:
+def cleaned(text: str, origin: Origin, token: str | None = None) -> str:
+    """Return what a server says in one line without secrets: the login of `origin`, the server's own `token`."""
+    text = _URL.sub(lambda found: public_address(found[0]), " ".join(text.split()))
+    for secret in (origin.user, origin.password, origin.token, token):
+        text = text.replace(secret, "***") if secret else text
+    return text
+
+
+def failure_of(answer: Answer, origin: Origin, where: str, token: str | None = None) -> ReductionistError:
     """Return the error for an answer that is one."""
-
-    def cleaned(text: str) -> str:
-        text = _URL.sub(lambda found: public_address(found[0]), " ".join(text.split()))
-        for secret in (origin.user, origin.password):
-            text = text.replace(secret, "***") if secret else text
-        return text[:300]
-
     message, causes = server_error(answer.body)
-    message, causes = cleaned(message) or "no message", tuple(cleaned(cause) for cause in causes)
+    message = cleaned(message, origin, token)[:300] or "no message"
+    causes = tuple(cleaned(cause, origin, token)[:300] for cause in causes)
     because = f" ({'; '.join(causes[-2:])})" if causes else ""
-    advice = _advice(answer.status, " ".join((message, *causes)), origin)
+    advice = _advice(answer, " ".join((message, *causes)), origin)
     return ReductionistError(
         f"{where} answers {answer.status}: {message}{because}{advice}",
         reason=f"the server answers {answer.status}: {message}",
@@ -88,7 +101,12 @@ def failure_of(answer: Answer, origin: Origin, where: str) -> ReductionistError:
     )
 
 
-def _advice(status: int, said: str, origin: Origin) -> str:
+def _advice(answer: Answer, said: str, origin: Origin) -> str:
+    status = answer.status
+    if status == 401 and answer.headers.get("www-authenticate", "").lower().startswith("bearer"):
+        return "; set token in backend_options to the one that this server wants"
+    if status == 403 and "this server" in said:
+        return ""
     if status in (401, 403) or (status == 404 and "metadata" in said):
         what = "key and secret" if origin.interface_type == "s3" else "user and password"
         return f"; set {what} in storage_options to ones that may read the object"
@@ -103,6 +121,12 @@ def is_final(failure: ReductionistError) -> bool:
     """Return whether every other request for the same object would fail in the same way."""
     said = " ".join((failure.message, *failure.caused_by))
     return failure.status in (401, 403) or "NoSuchKey" in said or "NoSuchBucket" in said
+
+
+def is_too_much(failure: ReductionistError) -> bool:
+    """Return whether the server would do the same in smaller portions."""
+    said = " ".join((failure.message, *failure.caused_by))
+    return failure.status == 413 or (failure.status == 400 and "too many" in said)
 
 
 def decoded_v2(answer: Answer, expected: Expected) -> Reply:

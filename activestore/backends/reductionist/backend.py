@@ -11,7 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from activestore.backends.reductionist.chunk import ChunkWork, Dialect
-from activestore.backends.reductionist.client import Server, ServerOptions, server_address
+from activestore.backends.reductionist.client import Server
+from activestore.backends.reductionist.options import ServerOptions, server_address, without_token
 from activestore.backends.reductionist.request import DTYPES, chunk_fields, way
 from activestore.core.backend import BackendOptions, Capabilities
 from activestore.core.kernel import fill_chunk, reduce_values
@@ -20,7 +21,7 @@ from activestore.core.variable import ReadableSource
 from activestore.errors import BackendRefusedError, BackendUnavailableError
 from activestore.origin import Origin
 
-__all__ = ["ReductionistBackend"]
+__all__ = ["ReductionistBackend", "seen_origin"]
 
 _WORKERS = 64
 """Requests under way at once: they wait for the network and the store, not for this process."""
@@ -47,13 +48,11 @@ class ReductionistBackend:
             ConfigurationError: An option is not understood.
         """
         address, parsed = server_address(options.server), ServerOptions.parse(options.options)
-        origin: Origin | None = getattr(source, "origin", None)
-        if origin is None:
-            raise BackendUnavailableError(
-                f"{source.uri}: a server cannot reach it; copy it to a store that the server reaches, or use backend='posix'"
-            )
         self._source, self._options = source, options
-        self._origin = origin if parsed.endpoint_url is None else _seen_from_there(origin, parsed.endpoint_url)
+        self._origin = seen_origin(source, parsed)
+        # A path of this machine means nothing to a server elsewhere.
+        if "file" in (self._origin.interface_type, getattr(source, "origin", self._origin).interface_type):
+            raise _out_of_reach(source)
         self._server = Server(address, parsed, connections=options.workers or _WORKERS, origin=self._origin)
         try:
             self._dialect = Dialect(version or self._server.version(), uncached=parsed.disable_chunk_cache)
@@ -66,7 +65,7 @@ class ReductionistBackend:
 
     def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
         # The credentials stay with the source, which knows how to do without them.
-        return _reopened, (self._source, self._options, self._dialect.version)
+        return _reopened, (self._source, without_token(self._options), self._dialect.version)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -116,8 +115,28 @@ def _reopened(source: ReadableSource, options: BackendOptions, version: str) -> 
     return ReductionistBackend(source, options, version=version)
 
 
+def seen_origin(source: ReadableSource, options: ServerOptions) -> Origin:
+    """Return where the server finds the source.
+
+    Raises:
+        BackendUnavailableError: It cannot be told.
+    """
+    origin: Origin | None = getattr(source, "origin", None)
+    if origin is None:
+        raise _out_of_reach(source)
+    return origin if options.endpoint_url is None else _seen_from_there(origin, options.endpoint_url)
+
+
+def _out_of_reach(source: ReadableSource) -> BackendUnavailableError:
+    return BackendUnavailableError(
+        f"{source.uri}: a server cannot reach it; copy it to a store that the server reaches, or use backend='posix'"
+    )
+
+
 def _seen_from_there(origin: Origin, endpoint: str) -> Origin:
-    """Return the origin with the store at another address."""
+    """Return the origin with the store at another address, or in a folder."""
     there, path = urlsplit(endpoint), urlsplit(origin.url)
+    if there.scheme == "file":
+        return Origin("file", f"file://{there.path.rstrip('/')}{path.path}")
     url = urlunsplit((there.scheme, there.netloc, path.path, path.query, ""))
     return replace(origin, url=url, interface_type="s3" if origin.interface_type == "s3" else there.scheme)

@@ -6,18 +6,13 @@ Imported when the backend is opened, as it needs packages that are optional.
 from __future__ import annotations
 
 import base64
-import difflib
 import itertools
-import math
-import os
 import random
 import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
-from urllib.parse import urlsplit
+from dataclasses import dataclass, field
 
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ReadTimeoutError
 
@@ -29,19 +24,23 @@ from activestore.backends.reductionist.answer import (
     decoded_v2,
     failure_of,
     is_final,
+    is_too_much,
     server_error,
 )
+from activestore.backends.reductionist.options import ServerOptions, server_address
 from activestore.backends.reductionist.request import is_about_a_field
-from activestore.errors import BackendError, BackendUnavailableError, ConfigurationError, ReductionistError
+from activestore.errors import BackendError, BackendUnavailableError, ReductionistError
 from activestore.origin import Origin
 from activestore.redaction import public_address
 from activestore.transport import Answer, Client, HttpOptions, NoAnswerError
 
-__all__ = ["Server", "ServerLostError", "ServerOptions", "server_address"]
+__all__ = ["Known", "Server", "ServerLostError", "ServerOptions", "server_address"]
 
-_RETRIED = frozenset({500, 502, 503, 504})
+_RETRIED = frozenset({429, 500, 502, 503, 504})
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 8.0
 """Seconds up to which the first and any later retry wait."""
+_LONGEST_WISH = 30.0
+"""Seconds that a server may ask for before a request is sent again."""
 _PATIENCE = 8
 """Requests that fail in a row before the others are not sent any more."""
 _GRUDGE = 30.0
@@ -51,100 +50,14 @@ _REMEMBERED = 10.0
 _GONE = "the server does not answer any more"
 
 
-@dataclass(frozen=True, slots=True)
-class ServerOptions:
-    """How a server is talked to: the backend's options.
-
-    Raises:
-        ConfigurationError: One is not understood.
-    """
-
-    verify: bool | str = True
-    """Whether its TLS certificate is verified; a path names a file of the authorities that are trusted."""
-    connect_timeout: float = 5.0
-    """Seconds to wait for a connection."""
-    read_timeout: float = 300.0
-    """Seconds to wait for the next bytes of an answer: a busy server lets requests wait."""
-    retries: int = 4
-    """How many times a request is sent again after a lost connection or an answer of 500, 502, 503 or 504."""
-    endpoint_url: str | None = None
-    """Address of the store as the server sees it, where that is not the client's."""
-    disable_chunk_cache: bool = False
-    """Whether the server is told not to answer from the chunks that it has kept."""
-    version: str | None = None
-    """"v1" or "v2", the protocol that is spoken; None to find out."""
-
-    @classmethod
-    def parse(cls, given: Mapping[str, object]) -> ServerOptions:
-        """Return the options of a mapping.
-
-        Raises:
-            ConfigurationError: One is not understood.
-
-        Examples:
-            >>> ServerOptions.parse({"retry": 1})
-            Traceback (most recent call last):
-            ...
-            activestore.errors.ConfigurationError: the backend 'reductionist' has no option 'retry'; did you mean 'retries'?
-        """
-        known = [one.name for one in fields(cls)]
-        for name in given:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
-                raise ConfigurationError(f"the backend 'reductionist' has no option {name!r}; {advice}")
-        values: dict[str, Any] = dict(given)
-        if isinstance(values.get("verify"), os.PathLike):
-            values["verify"] = os.fspath(values["verify"])
-        return cls(**values)
-
-    def __post_init__(self) -> None:
-        for name in ("connect_timeout", "read_timeout"):
-            seconds = getattr(self, name)
-            if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
-                raise ConfigurationError(f"{name}={seconds!r}: give a number of seconds above 0")
-        if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
-            raise ConfigurationError(f"retries={self.retries!r}: give a whole number from 0 up")
-        if not isinstance(self.verify, (bool, str)):
-            raise ConfigurationError(f"verify={self.verify!r}: give True, False or the path of a file of authorities")
-        if not isinstance(self.disable_chunk_cache, bool):
-            raise ConfigurationError(f"disable_chunk_cache={self.disable_chunk_cache!r}: give True or False")
-        if self.version not in (None, "v1", "v2"):
-            raise ConfigurationError(f"version={self.version!r}: give 'v1' or 'v2', or leave it out")
-        if self.endpoint_url is not None:
-            _address("endpoint_url", self.endpoint_url)
-
-
-def server_address(server: str | None) -> str:
-    """Return the address of a server, without a slash at its end.
-
-    Raises:
-        ConfigurationError: There is none, or it is not one.
-
-    Examples:
-        >>> server_address("https://reduce.example/api/")
-        'https://reduce.example/api'
-    """
-    if not server:
-        raise ConfigurationError("the backend 'reductionist' needs the address of a server: server='https://…'")
-    return _address("server", server).rstrip("/")
-
-
-def _address(name: str, given: object) -> str:
-    parts = urlsplit(given) if isinstance(given, str) else urlsplit("")
-    if not isinstance(given, str) or parts.scheme not in ("http", "https") or not parts.hostname:
-        shown = public_address(given) if isinstance(given, str) else given
-        raise ConfigurationError(f"{name}={shown!r}: give an address that begins with http:// or https://")
-    if parts.username is not None or parts.query:
-        raise ConfigurationError(f"{name}={public_address(given)!r}: give it without a login; that of the store is sent")
-    return given
-
-
 class ServerLostError(BackendError):
     """A connection was lost while a request was under way."""
 
 
 _NOWHERE = Origin("", "")
+_SCHEMA = "/.well-known/reductionist-schema"
+_FOR_SCHEMA = 64 << 10
+"""Bytes that a server may say of itself."""
 
 
 class Server:
@@ -157,6 +70,7 @@ class Server:
             ConfigurationError: The file of authorities cannot be read.
         """
         self._origin, self._login = origin, _authorization(origin)
+        self._shows = {} if options.token is None else {"X-Activestore-Token": options.token}
         self.address, self.options = address, options
         self._shown = public_address(address)
         self._client = Client(
@@ -183,11 +97,33 @@ class Server:
         """
         if self.options.version is not None:
             return self.options.version
-        key = (self.address, self.options.verify)
-        known = _PROBED.get(key)
-        if known is None or known[1] < time.monotonic():
-            known = _PROBED[key] = self.probe(), time.monotonic() + _REMEMBERED
-        return known[0]
+        known = self.known()
+        if known is None:
+            known = self.remember(self.probe(), None)
+        return known.version
+
+    def known(self) -> Known | None:
+        """Return what was found out of the server a moment ago, None if that is nothing."""
+        known = _PROBED.get(self._key)
+        return known if known is not None and time.monotonic() <= known.until else None
+
+    def remember(self, version: str, schema: str | None) -> Known:
+        """Keep what was found out for a while, and return it."""
+        known = _PROBED[self._key] = Known(version, schema, time.monotonic() + _REMEMBERED)
+        return known
+
+    @property
+    def _key(self) -> tuple[str, bool | str, str | None]:
+        return self.address, self.options.verify, self.options.token
+
+    def schema(self) -> str:
+        """Ask the server what it is, and return what it says; nothing where it says nothing."""
+        retries = min(2, self.options.retries)
+        try:
+            answer = self._sent(_SCHEMA, None, {}, most=_FOR_SCHEMA, retries=retries, of_lost=retries)
+        except NoAnswerError:
+            return ""
+        return answer.body.decode(errors="replace") if answer.status == 200 else ""
 
     def probe(self) -> str:
         """Ask the server which protocol it speaks, and return it: an operation that does not exist is a JSON error in both.
@@ -222,31 +158,37 @@ class Server:
             ServerLostError: The connection was lost.
             BackendError: There is no answer.
         """
-        self._patience.check(where)
-        retries = self.options.retries
-        try:
-            answer = self._sent(
-                path,
-                body,
-                self._login,
-                most=expected.nbytes,
-                retries=retries,
-                of_lost=retries if of_lost is None else of_lost,
-            )
-        except NoAnswerError as error:
-            raise self._no_answer(error, where, counts=of_lost is None) from error
-        if answer.status != 200:
-            failure = failure_of(answer, self._origin, f"{where}: {self._shown}")
-            if not is_about_a_field(failure) and (answer.status != 502 or of_lost is None):
-                self._patience.failed(failure.reason, at_once=is_final(failure))
-            raise failure
-        self._patience.succeeded()
+        answer = self.answer(path, body, most=expected.nbytes, of_lost=of_lost, where=where)
         try:
             decode = decoded_v1 if path.startswith("/v1") else decoded_v2
             return decode(answer, expected)
         except ValueError as error:
             text = f"{where}: {self._shown} gives an answer that is damaged, or not Reductionist's: {error}"
             raise ReductionistError(text, reason="a damaged answer", status=answer.status) from error
+
+    def answer(self, path: str, body: bytes, *, most: int, of_lost: int | None = None, where: str) -> Answer:
+        """Return the server's answer to a request, of `most` bytes at most and not an error; parameters as for `ask`.
+
+        Raises:
+            ReductionistError: The answer is an error, or too large.
+            ServerLostError: The connection was lost.
+            BackendError: There is no answer.
+        """
+        self._patience.check(where)
+        retries = self.options.retries
+        lost = retries if of_lost is None else of_lost
+        try:
+            answer = self._sent(path, body, self._login, most=most, retries=retries, of_lost=lost)
+        except NoAnswerError as error:
+            raise self._no_answer(error, where, counts=of_lost is None) from error
+        if answer.status != 200:
+            failure = failure_of(answer, self._origin, f"{where}: {self._shown}", self.options.token)
+            harmless = is_about_a_field(failure) or is_too_much(failure)
+            if not harmless and (answer.status != 502 or of_lost is None):
+                self._patience.failed(failure.reason, at_once=is_final(failure))
+            raise failure
+        self._patience.succeeded()
+        return answer
 
     def abandon(self) -> None:
         """Break off the requests that are under way."""
@@ -259,28 +201,32 @@ class Server:
         """Close all connections."""
         self._client.close()
 
-    def _sent(self, path: str, body: bytes, headers: Mapping[str, str], *, most: int, retries: int, of_lost: int) -> Answer:
-        """Return the answer to a request that is sent again where that may help.
+    def _sent(
+        self, path: str, body: bytes | None, headers: Mapping[str, str], *, most: int, retries: int, of_lost: int
+    ) -> Answer:
+        """Return the answer to a request, a POST if it has a body, that is sent again where that may help.
 
         Raises:
             NoAnswerError: There is none.
         """
         generation = self._generation
-        headers = {"Content-Type": "application/json", **headers}
+        method, kind = ("GET", {}) if body is None else ("POST", {"Content-Type": "application/json"})
+        headers = {**kind, **self._shows, **headers}
         for attempt in itertools.count():
+            wish = 0.0
             try:
-                answer = self._client.request("POST", self.address + path, headers=headers, body=body, most=most, retries=0)
+                answer = self._client.request(method, self.address + path, headers=headers, body=body, most=most, retries=0)
                 # A server whose handler dies is seen as 502 behind a proxy.
                 again = of_lost if answer.status == 502 else retries
                 if answer.status not in _RETRIED or attempt >= again:
                     return answer
+                wish = _wished(answer)
             except NoAnswerError as error:
-                kind = _kind(error)
-                again = {"lost": of_lost, "unreachable": retries}.get(kind, 0)
+                again = {"lost": of_lost, "unreachable": retries}.get(_kind(error), 0)
                 if attempt >= again or generation != self._generation:
                     raise
             with self._waiting:
-                pause = random.uniform(0, min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE))  # noqa: S311  # no secret
+                pause = wish + random.uniform(0, min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE))  # noqa: S311  # no secret
                 if self._waiting.wait_for(lambda: generation != self._generation, pause):
                     raise NoAnswerError(f"{self._shown}: the request was broken off") from InterruptedError()
         raise AssertionError("unreachable")
@@ -303,8 +249,20 @@ class Server:
         return str(error)
 
 
-_PROBED: dict[tuple[str, bool | str], tuple[str, float]] = {}
-"""The protocol of each server that answered, and until when that is taken for granted."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was found out of a server."""
+
+    version: str
+    """"v1" or "v2"."""
+    schema: str | None
+    """What it says of itself; None where it was not asked."""
+    until: float
+    """When that is not taken for granted any more."""
+
+
+_PROBED: dict[tuple[str, bool | str, str | None], Known] = {}
+"""What was found out of each server that answered."""
 
 
 @dataclass(slots=True)
@@ -330,6 +288,12 @@ class _Patience:
     def succeeded(self) -> None:
         """Begin to count anew."""
         self._failures = 0
+
+
+def _wished(answer: Answer) -> float:
+    """Return how many seconds a server asks to wait before a request is sent again; none where it names a date."""
+    said = answer.headers.get("retry-after", "").strip()
+    return min(float(said), _LONGEST_WISH) if said.isdecimal() and len(said) < 10 else 0.0
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -358,7 +322,10 @@ def _not_reductionist(shown: str, answer: Answer) -> str:
     if 300 <= status < 400:
         return f"{shown}: redirects to {public_address(answer.headers.get('location', 'elsewhere'))}; give that address"
     if status in (401, 403, 407):
-        return f"{shown}: refuses this client ({status}); is it the right address, and does a login stand before it?"
+        return (
+            f"{shown}: refuses this client ({status}); is it the right address, and does a login stand before it? A token that "
+            "the server itself wants goes into backend_options"
+        )
     if status >= 500:
         return f"{shown}: answers {status}; the server, or a proxy before it, is in trouble: try again later"
     if status == 400 and shown.startswith("http://"):
@@ -370,4 +337,5 @@ def _authorization(origin: Origin) -> dict[str, str]:
     if origin.user is None:
         return {}
     login = base64.b64encode(f"{origin.user}:{origin.password or ''}".encode()).decode()
-    return {"Authorization": f"Basic {login}"}
+    temporary = {} if origin.token is None else {"X-Activestore-Session-Token": origin.token}
+    return {"Authorization": f"Basic {login}", **temporary}
