@@ -222,9 +222,7 @@ class _Connections:
                     connection.sock.shutdown(socket.SHUT_RDWR)
 
 
-def _pools_that_register(
-    live: _Connections, peer_allowed: Callable[[str], None] | None
-) -> dict[str, type[HTTPConnectionPool]]:
+def _pools_that_register(live: _Connections, peer_allowed: Callable[[str], None] | None) -> dict[str, type[HTTPConnectionPool]]:
     """Return classes of pools whose connections are put into `live` when they are made, to peers that are allowed."""
 
     def allowed(connected: socket.socket) -> socket.socket:

@@ -26,15 +26,14 @@ _DENIED = frozenset(
         "RequestTimeTooSkewed",
         "SignatureDoesNotMatch",
         "TokenRefreshRequired",
+        "XAdminUserNotFound",
     }
 )
 """What stores say of logins, with 403, with 400 of temporary keys that have lapsed, some with 404 of keys that are unknown."""
 _ARCHIVED = "InvalidObjectState"
 """What they say, with the status 403, of an object that has to be brought back from an archive first."""
-_MISSING = frozenset({"NoSuchBucket", "NoSuchKey"})
 _WORDS = {
     "AccessDenied": "Access Denied",
-    "NoSuchBucket": "The specified bucket does not exist.",
     "NoSuchKey": "The specified key does not exist.",
 }
 """What stores say, for answers that say nothing."""
@@ -73,10 +72,8 @@ def _said(answer: Answer, login: Login | None) -> tuple[str, tuple[str, ...]]:
     """Return the code of what a store answers, and its words."""
     code = _element(answer, "Code", login)
     code = code if re.fullmatch(r"[A-Za-z0-9.]{1,64}", code) else ""
-    if answer.status == 404 and code not in _MISSING | _DENIED:
-        code = "NoSuchKey"
-    if answer.status in (401, 403):
-        code = code or "AccessDenied"
+    if not code:
+        code = {401: "AccessDenied", 403: "AccessDenied", 404: "NoSuchKey"}.get(answer.status, "")
     words = _element(answer, "Message", login) or _WORDS.get(code, "")
     return code, tuple(one for one in (code, words) if one)
 

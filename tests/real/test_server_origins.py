@@ -138,7 +138,7 @@ def test_an_object_without_bytes(s3_store, client, origins):
     [
         (None, "Access Denied"),
         (Login("activestore-key", "wrong-secret"), "SignatureDoesNotMatch"),
-        (Login("wrong-key", "wrong-secret"), "InvalidAccessKeyId"),
+        (Login("wrong-key", "wrong-secret"), "UserNotFound"),
     ],
 )
 def test_logins_that_are_not_right(s3_store, client, origins, login, said):
