@@ -1,4 +1,4 @@
-"""The command line: `activestore inspect | reduce | backends | cache | demo`."""
+"""The command line: `activestore inspect | reduce | backends | cache | serve | demo`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ from activestore.listing import (
     variable_record,
     variables_table,
 )
+from activestore.serving import SERVE_EPILOG, add_serve, serve
 from activestore.site_commands import FAILED, OK, backends, cache_clear, cache_ls, failed, print_json
 from activestore.source import Source, open_source
 
@@ -167,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         ("reduce", "compute mean, max, … of a variable or a part of it", _REDUCE_EPILOG, _add_reduce, _reduce),
         ("backends", "show who can compute, and the codecs that are decoded here", _BACKENDS_EPILOG, _add_backends, backends),
         ("cache", "show or remove the metadata kept of remote files", _CACHE_EPILOG, _add_cache, _cache),
+        ("serve", "reduce chunks for others, beside a disk or a store", SERVE_EPILOG, add_serve, serve),
         ("demo", "reduce a file, check the numbers and draw them", _DEMO_EPILOG, _add_nothing, _demo),
     ):
         command = commands.add_parser(

@@ -10,13 +10,24 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import data, line
+from benchmarks import data, line, serving
 from benchmarks.contenders import CONTENDERS, OURS
-from benchmarks.report import Runs, Target, best, fastest_peer, line_table, peak, plain_table, reduction_table, verdicts
+from benchmarks.report import (
+    Runs,
+    Target,
+    best,
+    fastest_peer,
+    line_table,
+    peak,
+    plain_table,
+    reduction_table,
+    serving_table,
+    verdicts,
+)
 
 _TIMEOUT = 900
 _ROOT = Path(__file__).parent.parent
@@ -53,7 +64,7 @@ REDUCING = {
     "series-deflate": Reducing("time series of one point, shuffle + deflate 4", "series", True, None),
 }
 """Cases by name."""
-OTHERS = ("import", "plan", *line.CASES)
+OTHERS = ("import", "plan", *line.CASES, *serving.CASES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,6 +111,8 @@ def _case(name: str, grid: data.Grid, options: argparse.Namespace) -> tuple[Mapp
         return _planning(grid, options.rounds)
     if name in line.CASES:
         return _over_a_line(line.CASES[name], options)
+    if name in serving.CASES:
+        return _serving(name, options)
     return _reducing(REDUCING[name], grid, options)
 
 
@@ -192,7 +205,8 @@ def _over_a_line(case: line.Case, options: argparse.Namespace) -> tuple[Mapping[
     with line.lines(folder, case, tiny=options.small) as (place, counters):
         wanted, size = repr(line.expected(place)), Path(place.local).stat().st_size
         # The servers are warm before anybody's turn.
-        _worker("line", OURS if case.only_index else line.BOUND, line.as_json(place), wanted)
+        for name in [OURS] if case.only_index else [line.BOUND, line.OWN]:
+            _worker("line", name, line.as_json(place), wanted)
         for number in range(options.rounds):
             for name, of_name in runs.items():
                 _progress(f"round {number + 1} of {options.rounds}: {name}")
@@ -205,23 +219,53 @@ def _over_a_line(case: line.Case, options: argparse.Namespace) -> tuple[Mapping[
                 found["connections"] = sum(counter.most_open for counter in counters)
                 of_name.append(found)
     _progress("")
-    ours, targets = best(runs[OURS]), []
-    for peer, limit in case.targets.items():
-        theirs = best(runs[peer])
-        targets.append(Target(f"speed beside {peer}", theirs / ours if ours and theirs else None, limit, "x", at_least=True))
+    title = f"{case.title} (25 ms, 100 Mbit/s; {size / 1e6:.0f} MB stored)"
+    return runs, [title, *line_table(runs, ours=OURS, bound=line.BOUND), *verdicts(_line_targets(case, runs, size))]
+
+
+def _line_targets(case: line.Case, runs: Mapping[str, Runs], size: int) -> list[Target]:
+    """Return what should hold of a case over a slow line, in a file of `size` bytes."""
+
+    def most(what: str) -> float | None:
+        return max((run[what] for run in runs[OURS] if "seconds" in run), default=None)
+
+    ours, moved = best(runs[OURS]), most("moved")
     if case.only_index:
-        moved = max((run["moved"] for run in runs[OURS] if "seconds" in run), default=None)
-        rounds = max((run["rounds"] for run in runs[OURS] if "seconds" in run), default=None)
-        targets = [
+        return [
             Target("time", ours, 0.4, "s"),
-            Target("rounds of requests", rounds, 8, ""),
+            Target("rounds of requests", most("rounds"), 8, ""),
             Target("bytes over the line", moved and moved / 1e6, 2, "MB"),
         ]
+    targets = []
+    for who, limits in ((OURS, case.targets), (line.OWN, case.own_targets)):
+        for peer, limit in limits.items():
+            time, theirs = best(runs[who]), best(runs[peer])
+            speed = theirs / time if time and theirs else None
+            targets.append(Target(f"speed of {who} beside {peer}", speed, limit, "x", at_least=True))
     if case.share is not None:
-        moved = max((run["moved"] for run in runs[OURS] if "seconds" in run), default=None)
         targets.append(Target("bytes over the line", moved and 100 * moved / size, 100 * case.share, "% of the file"))
-    title = f"{case.title} (25 ms, 100 Mbit/s; {size / 1e6:.0f} MB stored)"
-    return runs, [title, *line_table(runs, ours=OURS, bound=line.BOUND), *verdicts(targets)]
+    return targets
+
+
+def _serving(name: str, options: argparse.Namespace) -> tuple[Mapping[str, Runs], list[str]]:
+    """Measure our server beside the real Reductionist."""
+    case, folder = serving.CASES[name], options.data.resolve()
+    missing = line.missing_server()
+    if missing is not None:
+        return {one: [] for one in case.contenders}, [case.title, f"  not measured: {missing}"]
+    serving.make(folder, tiny=options.small)
+    with serving.servers(folder, tiny=options.small) as (place, peak_of_ours):
+        turns = {who: ("serving", name, who, json.dumps(asdict(place))) for who in case.contenders}
+        runs = _rounds(turns, options.rounds)
+        memory = peak_of_ours()
+    (who, limit), theirs = case.target, best(runs[serving.PEER])
+    ours = best(runs[who])
+    ratio = theirs / ours if ours and theirs else None
+    targets = [Target(f"speed of {who} beside {serving.PEER}", ratio, limit, "x", at_least=True)]
+    if case.most_memory is not None:
+        targets.append(Target("peak memory of our server", memory, case.most_memory, "MB"))
+    lines = [case.title, *serving_table(runs, peer=serving.PEER), f"  peak memory of our server: {memory:.0f} MB"]
+    return runs, [*lines, *verdicts(targets)]
 
 
 def _rounds(measurements: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[dict[str, Any]]]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Target", "best", "failure", "line_table", "plain_table", "reduction_table", "verdicts"]
+__all__ = ["Target", "best", "failure", "line_table", "plain_table", "reduction_table", "serving_table", "verdicts"]
 
 _RIGHT = 1e-6
 """Relative error up to which a number is right: single precision has 6e-8."""
@@ -110,6 +110,29 @@ def plain_table(runs: Mapping[str, Runs]) -> list[str]:
             rows.append((name, f"failed: {reason}"))
         else:
             rows.append((name, *_times(of_name), f"{_peak(of_name):.0f}"))
+    return _aligned(rows)
+
+
+def serving_table(runs: Mapping[str, Runs], *, peer: str) -> list[str]:
+    """Return the lines of a table of servers that answer the same requests."""
+    rows = [("", "chunks/s", f"as fast as {peer}", "median ms", "worst ms", "client CPU s", "rel. error")]
+    theirs = best(runs.get(peer, []))
+    for name, of_name in runs.items():
+        reason, fastest = failure(of_name), best(of_name)
+        if reason is not None or fastest is None:
+            rows.append((name, f"failed: {reason}"))
+            continue
+        rows.append(
+            (
+                name,
+                f"{of_name[0]['chunks'] / fastest:.0f}",
+                "" if theirs is None else f"{theirs / fastest:.2f}x",
+                f"{1000 * statistics.median(run['median'] for run in of_name):.1f}",
+                f"{1000 * max(run['worst'] for run in of_name):.1f}",
+                f"{statistics.median(run['processor'] for run in of_name):.3f}",
+                _correctness(of_name),
+            )
+        )
     return _aligned(rows)
 
 

@@ -160,6 +160,13 @@ def _line(name: str, place: str, wanted: str) -> dict[str, Any]:
     }
 
 
+def _serving(case: str, who: str, place: str) -> dict[str, Any]:
+    """Time one server."""
+    from benchmarks import serving
+
+    return serving.measured(case, who, place)
+
+
 _INDEXES: dict[str, Callable[[str], Any]] = {"h5py": _index_h5py, "hidefix": _index_hidefix, "pyfive": _index_pyfive}
 
 _TASKS: dict[str, Callable[..., dict[str, Any]]] = {
@@ -169,6 +176,7 @@ _TASKS: dict[str, Callable[..., dict[str, Any]]] = {
     "plan-only": _plan_only,
     "index": _index,
     "line": _line,
+    "serving": _serving,
 }
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ RANKS = {
     "demo": 10,
     "arguments": 10,
     "site_commands": 10,
+    "serving": 10,
     "cli": 11,
     "__main__": 12,
     "__init__": 12,

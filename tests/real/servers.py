@@ -1,9 +1,10 @@
-"""Real servers on loopback: Reductionist, an S3 store over a folder, and nginx."""
+"""Real servers on loopback: Reductionist, our own, an S3 store over a folder, and nginx."""
 
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -42,6 +43,18 @@ class Reductionist:
     ca_file: Path | None
     # What the server wrote so far.
     log_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedServer:
+    """Our own server, in a process of its own."""
+
+    url: str
+    # What verifies the server's certificate; None over http.
+    ca_file: Path | None
+    # What the server wrote so far: errors, and a line of JSON for each request.
+    log_file: Path
+    process: subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +112,22 @@ def run_reductionist(
         folder=folder,
         ca_file=ca_file,
         environment=settings | dict(environment or {}),
-    ) as (url, log_file):
+    ) as (url, log_file, _):
         yield Reductionist(url, ca_file, log_file)
+
+
+@contextmanager
+def run_embedded(
+    folder: Path, *options: str, authority: Authority | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[EmbeddedServer]:
+    """Run `activestore serve` with these options while the context lasts: with TLS where an authority is given."""
+    program = [sys.executable, "-m", "activestore", "serve"]
+    tls = ["--tls-cert", str(authority.cert_file), "--tls-key", str(authority.key_file)] if authority else []
+    ca_file = authority.ca_file if authority else None
+    with _running(
+        lambda port: [*program, "--port", str(port), *tls, *options], folder=folder, ca_file=ca_file, environment=environment
+    ) as (url, log_file, process):
+        yield EmbeddedServer(url, ca_file, log_file, process)
 
 
 @contextmanager
@@ -115,7 +142,7 @@ def run_s3_store(folder: Path) -> Iterator[S3Store]:
         options = ["--access", S3_KEY, "--secret", S3_SECRET, "--port", f"127.0.0.1:{port}", "--quiet", "--keep-alive"]
         return [program, *options, "posix", str(objects.parent)]
 
-    with _running(command, folder=folder) as (url, _):
+    with _running(command, folder=folder) as (url, _, _):
         yield S3Store(url, S3_KEY, S3_SECRET, S3_BUCKET, objects)
 
 
@@ -131,7 +158,7 @@ def run_web_server(folder: Path, authority: Authority | None = None) -> Iterator
         return [program, "-p", str(folder), "-c", str(settings), "-e", "stderr"]
 
     ca_file = authority.ca_file if authority else None
-    with _running(command, folder=folder, ca_file=ca_file) as (url, _):
+    with _running(command, folder=folder, ca_file=ca_file) as (url, _, _):
         yield WebServer(url, served, ca_file)
 
 
@@ -164,8 +191,8 @@ def _running(
     folder: Path,
     ca_file: Path | None = None,
     environment: Mapping[str, str] | None = None,
-) -> Iterator[tuple[str, Path]]:
-    """Run a server on a free port until the context ends: its URL, and the file with its output."""
+) -> Iterator[tuple[str, Path, subprocess.Popen[bytes]]]:
+    """Run a server on a free port until the context ends: its URL, the file with its output, and the process."""
     log_file = folder / "output.log"
     with ExitStack() as stack:
         for attempt in range(3):
@@ -182,7 +209,7 @@ def _running(
             taken = process.poll() is not None and "in use" in log_file.read_text(errors="replace")
             if attempt == 2 or not taken:
                 raise RuntimeError(f"{process.args} does not answer at {url}:\n{log_file.read_text(errors='replace')}")
-        yield url, log_file
+        yield url, log_file, process
 
 
 def _answers(process: subprocess.Popen[bytes], url: str, ca_file: Path | None) -> bool:

@@ -1,0 +1,170 @@
+"""The application: which path is answered by what."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from activestore.redaction import public_address
+from activestore.server.answer import encoded_v1, encoded_v2
+from activestore.server.batch import parse_batch
+from activestore.server.engine import Encoded, Engine
+from activestore.server.failures import RequestError
+from activestore.server.front import ClientGoneError, Exchange, Front, exchange_of, header, login_of
+from activestore.server.limits import in_thread
+from activestore.server.metrics import Metrics
+from activestore.server.place import Login, Place
+from activestore.server.reduce import Answer
+from activestore.server.request import OPERATIONS, ReduceRequest, parse_v1, parse_v2
+from activestore.server.schema import EXTENSION_PATH, SCHEMA_PATH, schema
+from activestore.server.settings import ServerSettings
+
+__all__ = ["create_app"]
+
+_JSON = {"Content-Type": "application/json"}
+_FRAMES = {"Content-Type": "application/vnd.activestore.partials"}
+
+Encode = Callable[[Answer, ReduceRequest], Encoded]
+
+
+def create_app(settings: ServerSettings, *, version: str) -> ASGIApp:
+    """Return the server's application, for any ASGI server.
+
+    Parameters:
+        settings: What the operator decided.
+        version: The version of this package, as it is shown.
+
+    Raises:
+        ConfigurationError: An allowed address or folder is none.
+    """
+    metrics = Metrics()
+    engine = Engine(settings, metrics)
+    said = json.dumps(schema(settings, version=version, interface_types=engine.interface_types)).encode()
+    routes = [
+        Route("/v2/{operation}", _Plain(engine, settings, "v2"), methods=["POST"]),
+        Route(EXTENSION_PATH, _Batches(engine, settings), methods=["POST"]),
+        Route(SCHEMA_PATH, _Text("schema", lambda: said, _JSON), methods=["GET"]),
+        Route("/healthz", _Text("healthz", lambda: b"ok\n", {"Content-Type": "text/plain"}), methods=["GET"]),
+        Route("/metrics", _Text("metrics", metrics.text, {"Content-Type": "text/plain; version=0.0.4"}), methods=["GET"]),
+    ]
+    if settings.v1:
+        routes.append(Route("/v1/{operation}", _Plain(engine, settings, "v1"), methods=["POST"]))
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:  # Any: the router hands itself over
+        try:
+            yield
+        finally:
+            await asyncio.get_running_loop().run_in_executor(None, engine.close)
+
+    return Front(Router(routes, redirect_slashes=False, default=_nothing_here, lifespan=lifespan), settings, metrics)
+
+
+async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer that there is nothing, without a body: that is how clients tell the protocol's versions apart."""
+    await exchange_of(scope).answer(404, b"", {})
+
+
+class _Text:
+    """Answers with a text."""
+
+    def __init__(self, endpoint: str, text: Callable[[], bytes], headers: dict[str, str]) -> None:
+        self._endpoint, self._text, self._headers = endpoint, text, headers
+
+    async def __call__(self, scope: Scope, *_: object) -> None:
+        exchange = exchange_of(scope)
+        exchange.endpoint = self._endpoint
+        await exchange.answer(200, self._text(), self._headers)
+
+
+class _Plain:
+    """Answers one operation of Reductionist's protocol."""
+
+    def __init__(self, engine: Engine, settings: ServerSettings, version: str) -> None:
+        self._engine, self._settings, self._version = engine, settings, version
+        self._parse, encode = (parse_v2, encoded_v2) if version == "v2" else (parse_v1, encoded_v1)
+        self._encode: Encode = encode
+
+    async def __call__(self, scope: Scope, *_: object) -> None:
+        exchange = exchange_of(scope)
+        operation = scope["path_params"]["operation"]
+        exchange.endpoint = f"{self._version}/{operation if operation in OPERATIONS else 'unknown'}"
+        request = await self._understood(exchange, operation)
+        _name(exchange, request.place, 1)
+        self._engine.check(request.place)
+        await _while_connected(exchange, self._answered(exchange, request))
+
+    async def _understood(self, exchange: Exchange, operation: str) -> ReduceRequest:
+        """Return what is asked.
+
+        Raises:
+            RequestError: It is not understood, or there is too much to do.
+        """
+        self._engine.turns.check()
+        body, login = await exchange.body(), login_of(exchange.scope)
+        kind = (header(exchange.scope, b"content-type") or "").partition(";")[0].strip().lower()
+        if kind != "application/json" and operation in OPERATIONS:
+            raise RequestError(400, "request data is not valid", ("the Content-Type has to be application/json",))
+        return self._parse(operation, body, login, largest_chunk=self._settings.largest_chunk)
+
+    async def _answered(self, exchange: Exchange, request: ReduceRequest) -> None:
+        async with self._engine.turns.turn(), self._engine.answer(request, self._encode) as (body, headers):
+            await exchange.answer(200, body, headers)
+
+
+class _Batches:
+    """Answers many chunks at once."""
+
+    def __init__(self, engine: Engine, settings: ServerSettings) -> None:
+        self._engine, self._settings = engine, settings
+
+    async def __call__(self, scope: Scope, *_: object) -> None:
+        exchange = exchange_of(scope)
+        exchange.endpoint = "extension"
+        self._engine.turns.check()
+        body, login = await exchange.body(), login_of(scope)
+        await _while_connected(exchange, self._answered(exchange, body, login))
+
+    async def _answered(self, exchange: Exchange, body: bytes, login: Login | None) -> None:
+        async with self._engine.turns.turn():
+            batch = await in_thread(self._engine.workers, parse_batch, body, login, self._settings)
+            _name(exchange, batch.place, sum(task.chunks for task in batch.tasks))
+            self._engine.check(batch.place)
+            async with aclosing(self._engine.frames(batch)) as frames:
+                # What the first frames fail with is the answer's status.
+                first = await anext(frames, b"")
+                pairs = [(name.lower().encode(), value.encode()) for name, value in _FRAMES.items()]
+                await exchange.send({"type": "http.response.start", "status": 200, "headers": pairs})
+                await exchange.send({"type": "http.response.body", "body": first, "more_body": True})
+                async for some in frames:
+                    await exchange.send({"type": "http.response.body", "body": some, "more_body": True})
+                await exchange.send({"type": "http.response.body", "body": b""})
+
+
+def _name(exchange: Exchange, place: Place, chunks: int) -> None:
+    exchange.place, exchange.chunks = public_address(place.url), chunks
+
+
+async def _while_connected(exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+    """Do the work, unless the client goes away before it is done.
+
+    Raises:
+        ClientGoneError: It did.
+    """
+    job, gone = asyncio.ensure_future(work), asyncio.ensure_future(exchange.gone())
+    try:
+        await asyncio.wait({job, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if job.done():
+            return await job
+        job.cancel()
+        await asyncio.gather(job, return_exceptions=True)
+        raise ClientGoneError
+    finally:
+        gone.cancel()
+        job.cancel()

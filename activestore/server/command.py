@@ -1,0 +1,189 @@
+"""`activestore serve`: what the operator says on the command line, and running the server."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import os
+import re
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+import activestore
+from activestore.errors import ConfigurationError
+from activestore.server.app import create_app
+from activestore.server.connection import Connection
+from activestore.server.front import ACCESS_LOG
+from activestore.server.settings import ServerSettings
+
+__all__ = ["serve", "settings_of"]
+
+_TOKEN = "ACTIVESTORE_SERVE_TOKEN"  # noqa: S105  # the name of a variable
+_CONNECTIONS = 4096
+"""Connections of clients that may be open at once."""
+_KEEP_ALIVE = 75
+"""Seconds for which an idle connection is kept."""
+_UNITS = {
+    "": 1,
+    "k": 1000,
+    "m": 1000**2,
+    "g": 1000**3,
+    "t": 1000**4,
+    "ki": 1 << 10,
+    "mi": 1 << 20,
+    "gi": 1 << 30,
+    "ti": 1 << 40,
+}
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Run the server until it is told to stop, and return the exit code.
+
+    Raises:
+        ConfigurationError: Something on the command line is not understood, or the address is taken.
+    """
+    settings = settings_of(arguments)
+    app = create_app(settings, version=activestore.__version__)
+    listening = _listening(arguments.host, arguments.port)
+    _log_to_stderr(access=not arguments.no_access_log)
+    scheme = "http" if arguments.tls_cert is None else "https"
+    with listening:
+        _warn(listening, settings, secure=scheme == "https")
+        host, port = listening.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        print(f"activestore: serving on {scheme}://{shown}:{port}; Ctrl-C stops", file=sys.stderr, flush=True)
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(_config(app, arguments)).run(sockets=[listening])
+    return 0
+
+
+def settings_of(arguments: argparse.Namespace) -> ServerSettings:
+    """Return what the command line says.
+
+    Raises:
+        ConfigurationError: It is not understood, or nothing may be read.
+    """
+    if not arguments.root and not arguments.allow_origin:
+        raise ConfigurationError("nothing could be read: name a folder with --root, or a store with --allow-origin https://…")
+    for name in ("workers", "readers", "queue"):
+        given = getattr(arguments, name)
+        if given is not None and given < (0 if name == "queue" else 1):
+            raise ConfigurationError(f"--{name} {given}: give a number above 0")
+    if (arguments.tls_cert is None) != (arguments.tls_key is None):
+        raise ConfigurationError("--tls-cert and --tls-key go together")
+    for name in ("tls_cert", "tls_key", "ca_bundle"):
+        path = getattr(arguments, name)
+        if path is not None and not Path(path).is_file():
+            raise ConfigurationError(f"--{name.replace('_', '-')} {path}: there is no such file")
+    sizes = {
+        "memory": arguments.memory,
+        "largest_chunk": arguments.max_chunk,
+        "largest_request": arguments.max_request,
+        "cache": arguments.cache,
+    }
+    given = {name: _size(text) for name, text in sizes.items() if text is not None}
+    given |= {
+        name: getattr(arguments, name) for name in ("workers", "readers", "queue") if getattr(arguments, name) is not None
+    }
+    return ServerSettings(
+        roots=tuple(Path(root) for root in arguments.root),
+        origins=tuple(arguments.allow_origin),
+        v1=arguments.v1,
+        token=_token(arguments.token_file),
+        verify=True if arguments.ca_bundle is None else arguments.ca_bundle,
+        **given,
+    )
+
+
+def _size(text: str) -> int:
+    """Return how many bytes a text such as "256MiB" stands for.
+
+    Raises:
+        ConfigurationError: It stands for none.
+    """
+    found = re.fullmatch(r"(\d{1,15})\s*([kmgt]?i?)b?", text.strip().lower())
+    if found is None or found[2] not in _UNITS:
+        raise ConfigurationError(f"{text!r}: is no size; write 256MiB, say")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _token(path: str | None) -> str | None:
+    """Return what clients have to show: the content of a file, or of the environment variable.
+
+    Raises:
+        ConfigurationError: There is a file or a variable, but nothing that can be a token in it.
+    """
+    try:
+        token = os.environ.get(_TOKEN) if path is None else Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"--token-file {path}: cannot be read ({type(error).__name__})") from error
+    if token is not None and not re.fullmatch(r"[!-~]{16,1024}", token):
+        where = _TOKEN if path is None else f"--token-file {path}"
+        raise ConfigurationError(f"{where}: a token has 16 characters or more, and no spaces")
+    return token
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        ConfigurationError: The address is none of this machine's, or taken.
+    """
+    if not 0 <= port <= 65535:
+        raise ConfigurationError(f"--port {port}: give a number from 0 to 65535")
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another") from error
+
+
+def _warn(listening: socket.socket, settings: ServerSettings, *, secure: bool) -> None:
+    """Say what is open to everybody."""
+    host = listening.getsockname()[0]
+    if ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        return
+    if settings.token is None:
+        print(f"activestore: warning: who reaches {host} can use this server; --token-file closes it", file=sys.stderr)
+    if not secure:
+        print(
+            f"activestore: warning: logins come to {host} unencrypted; --tls-cert and --tls-key encrypt them", file=sys.stderr
+        )
+
+
+def _config(app: Any, arguments: argparse.Namespace) -> uvicorn.Config:  # Any: an ASGI application
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=2048,
+        limit_concurrency=_CONNECTIONS,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=arguments.grace,
+        ssl_certfile=arguments.tls_cert,
+        ssl_keyfile=arguments.tls_key,
+    )
+
+
+def _log_to_stderr(*, access: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    lines = logging.StreamHandler()
+    lines.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger(ACCESS_LOG)
+    log.propagate = False
+    log.setLevel(logging.INFO if access else logging.CRITICAL)
+    log.addHandler(lines)

@@ -1,0 +1,149 @@
+"""What happens to a request once it is understood: its chunks are read, computed, and given back in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from activestore.core.task import ChunkTask
+from activestore.server.batch import Batch, computed, failed, groups, ranges_of, working_bytes
+from activestore.server.failures import RequestError
+from activestore.server.limits import Memory, Turns, in_thread
+from activestore.server.metrics import Metrics
+from activestore.server.place import Place
+from activestore.server.reading import Reader, read_size
+from activestore.server.reduce import Answer, memory, reduced
+from activestore.server.request import ReduceRequest
+from activestore.server.settings import ServerSettings
+
+__all__ = ["Encoded", "Engine"]
+
+Encoded = tuple[bytes, dict[str, str]]
+"""Body and headers of an answer."""
+
+
+class Engine:
+    """Reads and computes, off the event loop; memory is taken before it is needed."""
+
+    def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
+        """Prepare to work.
+
+        Raises:
+            ConfigurationError: What may be read is not understood.
+        """
+        self._settings, self._metrics = settings, metrics
+        self._reader = Reader(settings, metrics)
+        self.turns = Turns(settings.readers + settings.workers, queue=settings.queue)
+        # Who computes never waits for memory to read into, so that nobody waits in a circle.
+        self._stored, self._working = Memory(settings.memory // 2), Memory(settings.memory // 2)
+        self._readers = ThreadPoolExecutor(settings.readers, "activestore-read")
+        self.workers = ThreadPoolExecutor(settings.workers, "activestore-work")
+        self._ahead = 2 * settings.workers
+        metrics.waiting.set_function(lambda: self.turns.waiting)
+        metrics.memory.set_function(lambda: self._stored.held + self._working.held)
+
+    @property
+    def interface_types(self) -> tuple[str, ...]:
+        """The kinds of origins that may be read."""
+        return self._reader.origins.interface_types
+
+    def check(self, place: Place) -> None:
+        """Refuse what the operator has not allowed, before anything is sent.
+
+        Raises:
+            RequestError: It is not allowed.
+        """
+        self._reader.origins.check(place)
+
+    @asynccontextmanager
+    async def answer(
+        self, request: ReduceRequest, encode: Callable[[Answer, ReduceRequest], Encoded]
+    ) -> AsyncIterator[Encoded]:
+        """Give the answer to a plain request; its memory is held for the length of the `async with` block.
+
+        Raises:
+            RequestError: There is none.
+        """
+        largest = self._settings.largest_chunk
+
+        def work(raw: bytes) -> Encoded:
+            return encode(reduced(request, raw, largest_chunk=largest), request)
+
+        size = request.size
+        if size is None:
+            size = await self._size_from(request)
+        async with self._stored.of(size) as stored:
+            raw = await in_thread(self._readers, self._read_one, request)
+            async with self._working.of(memory(request, largest_chunk=largest)) as working:
+                body, headers = await in_thread(self.workers, work, raw)
+                del raw
+                stored.shrink(0)
+                working.shrink(len(body))
+                self._metrics.chunks.inc()
+                yield body, headers
+
+    async def _size_from(self, request: ReduceRequest) -> int:
+        """Return how many bytes there are from a request's offset on.
+
+        Raises:
+            RequestError: There are none, or too many.
+        """
+        found = await in_thread(self._readers, self._reader.origins.find, request.place)
+        size = found.size - request.offset
+        if size > self._settings.largest_chunk:
+            raise RequestError(400, f"{size} bytes are more than the {self._settings.largest_chunk} that a chunk may have here")
+        return max(0, size)
+
+    def _read_one(self, request: ReduceRequest) -> bytes:
+        if request.size is None:
+            return self._reader.read_to_end(request.place, request.offset, self._settings.largest_chunk)
+        (raw,) = self._reader.read(request.place, [(request.offset, request.size)], uncached=request.uncached)
+        return raw
+
+    async def frames(self, batch: Batch) -> AsyncGenerator[bytes, None]:
+        """Yield the frames of a batch, in its order; several groups of chunks are at work at once.
+
+        Raises:
+            RequestError: The first group cannot be read; a later one has frames that say so.
+        """
+        under_way: deque[asyncio.Task[bytes]] = deque()
+        try:
+            for group in groups(batch.tasks):
+                if len(under_way) > self._ahead:
+                    yield await under_way.popleft()
+                first = group[0] is batch.tasks[0]
+                under_way.append(asyncio.create_task(self._group(batch.place, group, first=first)))
+            while under_way:
+                yield await under_way.popleft()
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _group(self, place: Place, group: Sequence[ChunkTask], *, first: bool) -> bytes:
+        try:
+            return await self._computed(place, group)
+        except RequestError as error:
+            if first:
+                raise
+            self._metrics.errors.labels(error.kind).inc()
+            return failed(group, error)
+
+    async def _computed(self, place: Place, group: Sequence[ChunkTask]) -> bytes:
+        ranges = ranges_of(group)
+        async with self._stored.of(read_size(ranges)):
+            raw = await in_thread(self._readers, self._reader.read, place, ranges)
+            async with self._working.of(working_bytes(group)):
+                frames = await in_thread(self.workers, computed, group, raw)
+        self._metrics.chunks.inc(sum(task.chunks for task in group))
+        return frames
+
+    def close(self) -> None:
+        """End the threads and close the connections."""
+        self._reader.origins.abandon()
+        self._readers.shutdown(cancel_futures=True)
+        self.workers.shutdown(cancel_futures=True)
+        self._reader.close()
