@@ -71,7 +71,7 @@ def memory(request: ReduceRequest, *, largest_chunk: int) -> int:
     unsized = request.shape is None and request.compression is not None
     decoding = decoded * ((request.compression is not None) + bool(request.filters) + unsized)
     # A copy with numbers in the place of what is missing, and where that is; sums of large integers are made of objects.
-    exact = 40 if request.operation == "sum" and request.dtype in ("int64", "uint64") else 0
+    exact = 56 if request.operation == "sum" and request.dtype in ("int64", "uint64") else 0
     reducing = (decoded if request.compression or request.filters else 0) + cells * (request.itemsize + 2 + exact)
     answered = math.prod(layout.kept) if request.operation != "select" else cells
     # Numbers and counts, cast, as Python's, and as bytes that grow while they are written.
@@ -101,13 +101,13 @@ def reduced(request: ReduceRequest, raw: bytes, *, largest_chunk: int) -> Answer
             shape = (_length(data, request),)
         layout = _layout(request, shape)
         task = _task(request, layout, codecs, len(data))
-        values = decode_chunk(data, task) if data else np.zeros(0, request.dtype)
+        values = decode_chunk(data, task)
         # Regions run forwards.
         values = values[tuple(slice(None, None, -1 if one.step < 0 else 1) for one in layout.ranges)]
         return _answer(request, layout, values, reduce_values(values, task))
     except (CorruptChunkError, UnsupportedError) as error:
-        # What is around the cause names file and variable, of which a request knows nothing.
-        raise _failure(str(error.__cause__ or error)) from error
+        # The kernel says of which file, variable and chunk it is; a request has no names for them.
+        raise _failure(str(error.__cause__ if isinstance(error.__cause__, type(error)) else error)) from error
     except SumOverflowError as error:
         raise _overflow(request.dtype) from error
 
