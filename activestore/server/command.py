@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import ipaddress
 import logging
 import os
@@ -50,6 +51,7 @@ def serve(arguments: argparse.Namespace) -> int:
     """
     settings = settings_of(arguments)
     app = create_app(settings, version=activestore.__version__)
+    _take_memory_from_one_pool()
     listening = _listening(arguments.host, arguments.port)
     _log_to_stderr(access=not arguments.no_access_log)
     scheme = "http" if arguments.tls_cert is None else "https"
@@ -175,6 +177,13 @@ def _config(app: Any, arguments: argparse.Namespace) -> uvicorn.Config:  # Any: 
         ssl_certfile=arguments.tls_cert,
         ssl_keyfile=arguments.tls_key,
     )
+
+
+def _take_memory_from_one_pool() -> None:
+    """Let freed memory be used again by whichever thread is next: glibc would keep a pool of it for each thread."""
+    most_arenas = -8  # M_ARENA_MAX of malloc.h
+    with suppress(OSError, AttributeError, TypeError):  # other C libraries have no such setting
+        ctypes.CDLL(None).mallopt(most_arenas, 1)
 
 
 def _log_to_stderr(*, access: bool) -> None:
