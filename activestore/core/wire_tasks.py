@@ -111,6 +111,8 @@ def _template(given: dict[str, Any], uri: str) -> TaskTemplate:
     ]
     if len(set(names)) < len(names):
         refuse("components", "has one twice")
+    if "values" in names and axes:
+        refuse("components", "has 'values', of which nothing is reduced")
     if type(given["skipna"]) is not bool:
         refuse("skipna", f"is {shown(given['skipna'])}; it must be true or false")
     packing = None if "packing" not in given else _packing(given["packing"])

@@ -229,6 +229,7 @@ class TestWhatIsOdd:
             ("components", ["argmax", "argmax"], "twice"),
             ("components", [["argmax"]], "component"),
             ("components", ["moments"], "placement"),
+            ("components", ["argmax", "values"], "nothing is reduced"),
             ("accumulator", "i8", "accumulator"),
             ("accumulator", "O", "accumulator"),
             ("fill", "00", "fill"),
