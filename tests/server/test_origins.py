@@ -206,6 +206,7 @@ def test_ranges_that_are_none(web, origins, tmp_path, make, one):
         Reply(206, {}, b"abcd"),
         Reply(206, {"Content-Range": "bytes 4-7/100"}, b"abcd"),
         Reply(206, {"Content-Range": "bytes 5-9/100"}, b"abcd"),
+        Reply(206, {"Content-Range": "bytes 3-8/100"}, b"abcd"),
         Reply(206, {"Content-Range": "bytes 5-8/100"}, b"abcde"),
         Reply(206, {"Content-Range": "bytes 5-9/100"}, b"abcde"),
         Reply(206, {"Content-Range": "bytes 5-6/100"}, b"ab"),
@@ -470,6 +471,7 @@ class Listener:
             except OSError:
                 return
             with connection:
+                connection.settimeout(5)
                 self.received.append(connection.recv(1000))
 
     def close(self) -> None:
@@ -828,6 +830,20 @@ def test_a_link_that_is_put_in_after_the_path_was_resolved(tree, files, monkeypa
     monkeypatch.setattr(os.path, "realpath", resolved)
     error = refused(files.read, of(tree / "folder" / "secret.nc"), [(0, 9)])
     assert error.status == 400
+
+
+def test_a_link_that_is_put_in_after_the_file_was_looked_at(tree, files, monkeypatch):
+    usual, path = os.stat, tree / "a.nc"
+
+    def looked_at(name, **options):
+        found = usual(name, **options)
+        if name == "a.nc" and "dir_fd" in options:
+            path.unlink()
+            path.symlink_to(tree.parent / "root-beside" / "secret.nc")
+        return found
+
+    monkeypatch.setattr(os, "stat", looked_at)
+    assert refused(files.read, of(path), [(0, 9)]).status == 400
 
 
 def test_no_descriptor_is_left_open(tree, files):
