@@ -14,7 +14,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +96,7 @@ def present(codecs: tuple[Codec, ...], filter_mask: int) -> tuple[Codec, ...]:
     return codecs if filter_mask == 0 else tuple(c for i, c in enumerate(codecs) if not filter_mask >> i & 1)
 
 
-@cache
+@lru_cache(maxsize=1024)
 def decodable(codecs: tuple[Codec, ...]) -> bool:
     """Return whether raw bytes of this pipeline can be decoded here, without the HDF5 library."""
     decoders = [_DECODERS.get(codec.id) for codec in codecs]

@@ -445,3 +445,10 @@ def test_where_there_is_no_checksum_a_flipped_bit_is_an_error_or_unnoticed(
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", data=small, chunks=small.shape, **UNCHECKED[filters])
     assert flip_every_bit(tmp_path / "a.h5", small.tobytes())["corrupt"] > 0
+
+
+def test_pipelines_that_were_looked_up_are_not_kept_for_good() -> None:
+    # A server is asked about whatever its clients make up.
+    for width in range(5000):
+        assert decodable((Codec("shuffle", 2, (width,)),))
+    assert decodable.cache_info().currsize <= 1024
