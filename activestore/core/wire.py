@@ -25,6 +25,7 @@ from activestore.core.wire_frames import (
     numbers_bytes,
     partial_to_bytes,
 )
+from activestore.core.wire_json import LONGEST_NAME
 from activestore.core.wire_tasks import MOST_PIECES, MOST_POINTS, tasks_from_json
 from activestore.errors import BackendRefusedError, WireError
 
@@ -84,7 +85,7 @@ def _shared(template: TaskTemplate) -> dict[str, object]:
     """Return what all tasks of a run have in common."""
     missing, packing = template.missing, template.packing
     said: dict[str, object] = {
-        "variable": template.variable,
+        "variable": template.variable[:LONGEST_NAME],
         "dtype": template.dtype,
         "skipna": template.skipna,
         "axes": list(template.axes),

@@ -6,11 +6,12 @@ from typing import Any, NoReturn
 
 from activestore.errors import WireError
 
-__all__ = ["LARGEST", "items", "mapping", "one_of", "refuse", "shown", "text", "whole", "wholes"]
+__all__ = ["LARGEST", "LONGEST_NAME", "items", "mapping", "one_of", "refuse", "shown", "text", "whole", "wholes"]
 
 LARGEST = 2**63 - 1
 """The largest whole number that is taken."""
-_LONGEST_NAME = 1024
+LONGEST_NAME = 1024
+"""Characters that a name may have."""
 
 
 def refuse(name: str, what: str) -> NoReturn:
@@ -68,8 +69,8 @@ def wholes(
 
 def text(given: object, name: str) -> str:
     """Return text that is not long."""
-    if not isinstance(given, str) or len(given) > _LONGEST_NAME:
-        refuse(name, f"is {shown(given)}; it must be text of up to {_LONGEST_NAME} characters")
+    if not isinstance(given, str) or len(given) > LONGEST_NAME:
+        refuse(name, f"is {shown(given)}; it must be text of up to {LONGEST_NAME} characters")
     return given
 
 

@@ -239,13 +239,12 @@ class ExtensionBackend:
         """
         kind = answer.headers.get("content-type", "").partition(";")[0]
         try:
-            found = frames_from_bytes(answer.body, tasks) if kind == _ANSWERS else None
-            problem = f"its type is {kind[:80]!r}"
+            if kind != _ANSWERS:
+                raise WireError(f"its type is {kind[:80]!r}")  # noqa: TRY301  # one way to say what is wrong with it
+            found = frames_from_bytes(answer.body, tasks)
         except WireError as error:
-            found, problem = None, str(error)
-        if found is None:
-            text = f"{where}: {public_address(self._server.address)} gives an answer that is damaged: {problem}"
-            raise ReductionistError(text, reason="a damaged answer", status=answer.status)
+            text = f"{where}: {public_address(self._server.address)} gives an answer that is damaged: {error}"
+            raise ReductionistError(text, reason="a damaged answer", status=answer.status) from error
         return [self._cleaned(one) if isinstance(one, BackendError) else one for one in found]
 
     def _cleaned(self, error: BackendError) -> ReductionistError:
