@@ -108,10 +108,13 @@ def _exact_sum(values: Array, axes: tuple[int, ...], dtype: np.dtype[Any]) -> Ar
     cells = int(np.prod([values.shape[axis] for axis in axes], dtype=object))
     if int(values.max()) * cells <= limits.max and int(values.min()) * cells >= limits.min:
         return np.asarray(np.add.reduce(values, axis=axes, dtype=dtype, keepdims=True))
-    exact = np.add.reduce(values.astype(object), axis=axes, keepdims=True)
-    if exact.max() > limits.max or exact.min() < limits.min:
+    # The upper and the lower halves of the numbers are summed apart, where there is room for what is carried over.
+    high = np.add.reduce(values >> 32, axis=axes, dtype=dtype, keepdims=True)
+    low = np.add.reduce(values & 0xFFFFFFFF, axis=axes, dtype="u8", keepdims=True)
+    high = high + (low >> 32).astype(dtype)
+    if high.max() > limits.max >> 32 or high.min() < limits.min >> 32:
         raise _overflow()
-    return np.asarray(exact.astype(dtype))
+    return np.asarray((high << 32) | (low & 0xFFFFFFFF).astype(dtype))
 
 
 def _overflow() -> SumOverflowError:

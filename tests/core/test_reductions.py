@@ -210,3 +210,24 @@ def test_a_reduction_of_ones_own_of_nothing_is_masked(chunked_file: Any) -> None
 @pytest.mark.parametrize("component", [MIN, MAX, SUM])
 def test_a_nan_that_is_no_missing_value_makes_the_result_nan(component: Component) -> None:
     assert np.isnan(component.chunk(cells(np.array([1.0, math.nan, 2.0])))[0]).all()
+
+
+@pytest.mark.parametrize("dtype", ["i8", "u8"])
+def test_sums_of_integers_near_their_limits_are_exact_or_an_error(dtype):
+    random, info, seen = np.random.default_rng(4), np.iinfo(dtype), set()
+    for _ in range(500):
+        shape = tuple(random.integers(1, 6, 2))
+        most = int(random.choice([1 << 33, 1 << 61, info.max]))
+        values = random.integers(max(info.min, -most), most, shape, dtype)
+        expected = values.astype(object).sum(axis=0, keepdims=True)
+        fits = expected.max() <= info.max and expected.min() >= info.min
+        seen.add(fits)
+        cells = ChunkValues(values, None, (0,), np.full((1, shape[1]), shape[0]), dtype, (), ())
+        if fits:
+            (found,) = REDUCTIONS["sum"].components[0].chunk(cells)
+            assert found.dtype == dtype
+            assert (found.astype(object) == expected).all()
+        else:
+            with pytest.raises(SumOverflowError):
+                REDUCTIONS["sum"].components[0].chunk(cells)
+    assert seen == {True, False}
