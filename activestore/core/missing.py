@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Missing", "mask", "read_missing"]
+__all__ = ["MANY", "Missing", "mask", "read_missing"]
+
+MANY = 8
+"""How many missing values are compared with one by one."""
 
 _DEFAULT_FILL: dict[str, float] = {
     "i1": -127,
@@ -55,11 +58,12 @@ def mask(array: npt.NDArray[Any], missing: Missing, *, skipna: bool) -> npt.NDAr
     if not _within_range(array, missing):
         return None
     found: npt.NDArray[np.bool_] | None = None
-    nan = skipna
-    for value in missing.values:
-        if value != value:
-            nan = True
-        else:
+    exact = [value for value in missing.values if value == value]
+    nan = skipna or len(exact) < len(missing.values)
+    if len(exact) > MANY:
+        found = _among(array, exact)
+    else:
+        for value in exact:
             found = _either(found, array == array.dtype.type(value))
     if missing.valid_min is not None:
         found = _either(found, array < array.dtype.type(missing.valid_min))
@@ -68,6 +72,14 @@ def mask(array: npt.NDArray[Any], missing: Missing, *, skipna: bool) -> npt.NDAr
     if nan and array.dtype.kind == "f":
         found = _either(found, np.isnan(array))
     return found if found is not None and found.any() else None
+
+
+def _among(array: npt.NDArray[Any], values: list[float]) -> npt.NDArray[np.bool_]:
+    """Return where `array` is one of many values: looking each up takes less time than comparing with all."""
+    listed = np.unique(np.array(values, array.dtype))
+    place = np.searchsorted(listed, array)
+    np.minimum(place, len(listed) - 1, out=place)
+    return np.asarray(listed[place] == array)
 
 
 def _within_range(array: npt.NDArray[Any], missing: Missing) -> bool:

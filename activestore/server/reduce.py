@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from activestore.core.codecs import Buffer, Codec, decodable, decode_unsized
 from activestore.core.kernel import decode_chunk, reduce_values
+from activestore.core.missing import MANY
 from activestore.core.reductions import find_reduction
 from activestore.core.selection import Slice
 from activestore.core.task import Array, ChunkPartial, ChunkTask, TaskTemplate
@@ -72,7 +73,8 @@ def memory(request: ReduceRequest, *, largest_chunk: int) -> int:
     decoding = decoded * ((request.compression is not None) + bool(request.filters) + unsized)
     # A copy with numbers in the place of what is missing, and where that is; sums of large integers are made of their halves.
     exact = 16 if request.operation == "sum" and request.dtype in ("int64", "uint64") else 0
-    reducing = (decoded if request.compression or request.filters else 0) + cells * (request.itemsize + 2 + exact)
+    listed = 9 + request.itemsize if len(request.missing.values) > MANY else 0
+    reducing = (decoded if request.compression or request.filters else 0) + cells * (request.itemsize + 2 + max(exact, listed))
     answered = math.prod(layout.kept) if request.operation != "select" else cells
     # Numbers and counts, cast, as Python's, and as bytes that grow while they are written.
     return stored + max(decoding, reducing) + answered * (4 * request.itemsize + 80) + 65536

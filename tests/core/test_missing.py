@@ -122,3 +122,20 @@ def test_the_greatest_numbers_of_64_bits_are_exact() -> None:
 
 def test_nothing_missing_is_none() -> None:
     assert mask(np.arange(3.0), Missing(values=(7,), valid_min=0, valid_max=9), skipna=True) is None
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u2", "i8", "u8", "f4", "f8"])
+@pytest.mark.parametrize("number", [1, 8, 9, 300])
+def test_many_missing_values_are_found_as_few_are(dtype: str, number: int) -> None:
+    random = np.random.default_rng(number)
+    array = random.integers(0, 100, (20, 7, 5)).astype(dtype)
+    if array.dtype.kind == "f":
+        array.flat[::11] = NAN
+    # Python's numbers, as they are read: each is one of the type.
+    values = random.integers(0, 127, number).astype(dtype).tolist()
+    expected = np.isin(array, values)
+    found = mask(array, Missing(values=tuple(values)), skipna=False)
+    assert np.array_equal(np.zeros_like(expected) if found is None else found, expected)
+    with_nan = mask(array, Missing(values=(*values, NAN)), skipna=False)
+    if array.dtype.kind == "f":
+        assert np.array_equal(with_nan, expected | np.isnan(array))
