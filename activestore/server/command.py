@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import ctypes
+import errno
 import ipaddress
 import logging
 import os
 import re
+import signal
 import socket
+import ssl
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -25,11 +29,19 @@ from activestore.server.settings import ServerSettings
 
 __all__ = ["serve", "settings_of"]
 
+_LOGGER = logging.getLogger("activestore.server")
 _TOKEN = "ACTIVESTORE_SERVE_TOKEN"  # noqa: S105  # the name of a variable
 _CONNECTIONS = 4096
 """Connections of clients that may be open at once."""
 _KEEP_ALIVE = 75
 """Seconds for which an idle connection is kept."""
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""What TLS 1.2 encrypts with; older versions are refused."""
+_LEAST_SIZE = 64 << 10
+"""What any size has to be at least: below it nothing would ever be answered."""
+_SIZES = {"memory": "memory", "max_chunk": "largest_chunk", "max_request": "largest_request", "cache": "cache"}
+"""Options that are sizes, and the settings that they are."""
+_LEAST_NUMBERS = {"workers": 1, "readers": 1, "queue": 0, "grace": 0}
 _UNITS = {
     "": 1,
     "k": 1000,
@@ -59,10 +71,34 @@ def serve(arguments: argparse.Namespace) -> int:
         _warn(listening, settings, secure=scheme == "https")
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
+        server = _Server(_config(app, arguments), grace=arguments.grace)
+        # uvicorn takes them itself once it runs, and sends them again when it has ended: stopping it is no failure.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, server.handle_exit)
         print(f"activestore: serving on {scheme}://{shown}:{port}; Ctrl-C stops", file=sys.stderr, flush=True)
-        with suppress(KeyboardInterrupt):
-            uvicorn.Server(_config(app, arguments)).run(sockets=[listening])
+        server.run(sockets=[listening])
     return 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which at the end breaks off what is under way: reads that nobody ends would go on."""
+
+    def __init__(self, config: uvicorn.Config, *, grace: float) -> None:
+        """Prepare to run; `grace` is how many seconds requests may take once it is told to stop."""
+        super().__init__(config)
+        self._grace = grace
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End, in time or, told twice, at once."""
+        timer = asyncio.get_running_loop().call_later(self._grace, self._break_off)
+        await super().shutdown(sockets)
+        timer.cancel()
+        if self.force_exit:
+            await self.lifespan.shutdown()
+
+    def _break_off(self) -> None:
+        _LOGGER.warning("what is still under way after %g s is broken off", self._grace)
+        self.force_exit = True
 
 
 def settings_of(arguments: argparse.Namespace) -> ServerSettings:
@@ -73,46 +109,62 @@ def settings_of(arguments: argparse.Namespace) -> ServerSettings:
     """
     if not arguments.root and not arguments.allow_origin:
         raise ConfigurationError("nothing could be read: name a folder with --root, or a store with --allow-origin https://…")
-    for name in ("workers", "readers", "queue"):
-        given = getattr(arguments, name)
-        if given is not None and given < (0 if name == "queue" else 1):
-            raise ConfigurationError(f"--{name} {given}: give a number above 0")
-    if (arguments.tls_cert is None) != (arguments.tls_key is None):
-        raise ConfigurationError("--tls-cert and --tls-key go together")
-    for name in ("tls_cert", "tls_key", "ca_bundle"):
-        path = getattr(arguments, name)
-        if path is not None and not Path(path).is_file():
-            raise ConfigurationError(f"--{name.replace('_', '-')} {path}: there is no such file")
-    sizes = {
-        "memory": arguments.memory,
-        "largest_chunk": arguments.max_chunk,
-        "largest_request": arguments.max_request,
-        "cache": arguments.cache,
-    }
-    given = {name: _size(text) for name, text in sizes.items() if text is not None}
-    given |= {
-        name: getattr(arguments, name) for name in ("workers", "readers", "queue") if getattr(arguments, name) is not None
-    }
+    for name, least in _LEAST_NUMBERS.items():
+        number = getattr(arguments, name)
+        if number is not None and number < least:
+            raise ConfigurationError(f"--{name} {number}: give a whole number from {least} up")
+    _check_files(arguments)
+    sizes = {setting: _size(option, getattr(arguments, option)) for option, setting in _SIZES.items()}
+    given = sizes | {name: getattr(arguments, name) for name in ("workers", "readers", "queue")}
     return ServerSettings(
         roots=tuple(Path(root) for root in arguments.root),
         origins=tuple(arguments.allow_origin),
         v1=arguments.v1,
         token=_token(arguments.token_file),
         verify=True if arguments.ca_bundle is None else arguments.ca_bundle,
-        **given,
+        **{name: value for name, value in given.items() if value is not None},
     )
 
 
-def _size(text: str) -> int:
-    """Return how many bytes a text such as "256MiB" stands for.
+def _check_files(arguments: argparse.Namespace) -> None:
+    """Do nothing if the files of certificates are there and can be used.
 
     Raises:
-        ConfigurationError: It stands for none.
+        ConfigurationError: They cannot.
     """
-    found = re.fullmatch(r"(\d{1,15})\s*([kmgt]?i?)b?", text.strip().lower())
+    cert, key = arguments.tls_cert, arguments.tls_key
+    if (cert is None) != (key is None):
+        raise ConfigurationError("--tls-cert and --tls-key go together")
+    for name, path in (("--tls-cert", cert), ("--tls-key", key), ("--ca-bundle", arguments.ca_bundle)):
+        if path is not None and not Path(path).is_file():
+            raise ConfigurationError(f"{name} {path}: there is no such file")
+    if cert is None:
+        return
+    try:
+        # With a password of no letters, OpenSSL does not ask the terminal for one.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except OSError as error:
+        why = getattr(error, "reason", None) or error.strerror or type(error).__name__
+        what = "are no certificate and its key in PEM, without a password"
+        raise ConfigurationError(f"--tls-cert {cert}, --tls-key {key}: {what} ({why})") from error
+
+
+def _size(option: str, text: str | None) -> int | None:
+    """Return how many bytes a text such as "256MiB" stands for, None if there is no text.
+
+    Raises:
+        ConfigurationError: It stands for none, or for too few.
+    """
+    if text is None:
+        return None
+    said = f"--{option.replace('_', '-')} {text}"
+    found = re.fullmatch(r"(\d{1,15})\s*([kmgt]?i?)b?", text.strip().lower(), re.ASCII)
     if found is None or found[2] not in _UNITS:
-        raise ConfigurationError(f"{text!r}: is no size; write 256MiB, say")
-    return int(found[1]) * _UNITS[found[2]]
+        raise ConfigurationError(f"{said}: is no size; write 256MiB, say")
+    nbytes = int(found[1]) * _UNITS[found[2]]
+    if nbytes < _LEAST_SIZE and not (option == "cache" and nbytes == 0):
+        raise ConfigurationError(f"{said}: give 64KiB or more")
+    return nbytes
 
 
 def _token(path: str | None) -> str | None:
@@ -142,8 +194,12 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigurationError(f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another") from error
+    except (OSError, UnicodeError) as error:
+        # Python's own words repeat the address.
+        why = (
+            error.strerror if isinstance(error, socket.gaierror) else os.strerror(getattr(error, "errno", None) or errno.EINVAL)
+        )
+        raise ConfigurationError(f"cannot listen on {host!r}, port {port}: {why}; choose another") from error
 
 
 def _warn(listening: socket.socket, settings: ServerSettings, *, secure: bool) -> None:
@@ -173,9 +229,9 @@ def _config(app: Any, arguments: argparse.Namespace) -> uvicorn.Config:  # Any: 
         backlog=2048,
         limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=arguments.grace,
         ssl_certfile=arguments.tls_cert,
         ssl_keyfile=arguments.tls_key,
+        ssl_ciphers=_CIPHERS,
     )
 
 
