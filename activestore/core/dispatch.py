@@ -237,12 +237,22 @@ class _Runner:
 
     def __call__(self, tasks: list[ChunkTask]) -> list[_Done]:
         refuses = (lambda _: None) if self.backend is self.local else refusal_of(self.backend)
-        sent = [(task, None if task.offset is None else refuses(task)) for task in tasks]
-        if self.backend.capabilities.batch > 1 and isinstance(self.backend, BatchBackend):
-            answers = self._answers(self.backend, [task for task, reason in sent if task.offset is not None and reason is None])
-        else:
-            answers = None
-        return [self._one(task, reason, answers) for task, reason in sent if self.stop is None or not self.stop.is_set()]
+        reasons = [None if task.offset is None else refuses(task) for task in tasks]
+        sent = [i for i, task in enumerate(tasks) if task.offset is not None and reasons[i] is None]
+        found: list[ChunkPartial | None] = [None] * len(tasks)
+        for i, answer in zip(sent, self._answers(self.backend, [tasks[i] for i in sent]), strict=False):
+            if not isinstance(answer, BackendError):
+                found[i] = answer
+            elif self.fallback == "error":
+                raise answer
+            else:
+                reasons[i] = answer.reason
+        left = [i for i, partial in enumerate(found) if partial is None]
+        for i, answer in zip(left, self._answers(self.local, [tasks[i] for i in left]), strict=False):
+            if isinstance(answer, BackendError):
+                raise answer
+            found[i] = answer
+        return [_Done(partial, reason) for partial, reason in zip(found, reasons, strict=True) if partial is not None]
 
     def abandon(self, *, interrupted: bool) -> None:
         """Break off what waits for a network; reads of the source, which other runs share, only if the user is waiting."""
@@ -251,25 +261,25 @@ class _Runner:
             if isinstance(backend, InterruptibleBackend):
                 backend.abandon()
 
-    def _answers(self, backend: BatchBackend, tasks: list[ChunkTask]) -> Iterator[ChunkPartial | BackendError]:
-        """Return what the backend makes of tasks that it takes together."""
-        try:
-            return iter(backend.reduce_chunks(tasks) if tasks else ())
-        except BackendError as error:
-            return itertools.repeat(error)
+    def _answers(self, backend: Backend, tasks: list[ChunkTask]) -> Iterator[ChunkPartial | BackendError]:
+        """Yield what a backend makes of each task, of all together if it takes them so; less when the run is over."""
+        if backend.capabilities.batch > 1 and isinstance(backend, BatchBackend) and tasks:
+            try:
+                yield from [] if self._is_over else backend.reduce_chunks(tasks)
+            except BackendError as error:
+                yield from itertools.repeat(error, len(tasks))
+            return
+        for task in tasks:
+            if self._is_over:
+                return
+            try:
+                yield backend.reduce_chunk(task)
+            except BackendError as error:
+                yield error
 
-    def _one(self, task: ChunkTask, reason: str | None, answers: Iterator[ChunkPartial | BackendError] | None) -> _Done:
-        if task.offset is None or reason is not None:
-            return _Done(self.local.reduce_chunk(task), reason)
-        try:
-            answer = self.backend.reduce_chunk(task) if answers is None else next(answers)
-            if isinstance(answer, BackendError):
-                raise answer
-        except BackendError as error:
-            if self.fallback == "error":
-                raise
-            return _Done(self.local.reduce_chunk(task), error.reason)
-        return _Done(answer, None)
+    @property
+    def _is_over(self) -> bool:
+        return self.stop is not None and self.stop.is_set()
 
 
 class _Tally:

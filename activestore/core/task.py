@@ -61,7 +61,8 @@ class ChunkValues:
         stride = 1
         for axis in reversed(self.axes):
             length, part = self.selected[axis], self.placement[axis]
-            along = np.arange(length, dtype=np.int64)[part] if isinstance(part, slice) else np.array(part, np.int64)
+            # Not all of the positions: there may be far more of them than this chunk has.
+            along = np.arange(*part.indices(length), dtype=np.int64) if isinstance(part, slice) else np.array(part, np.int64)
             shape = [1] * self.values.ndim
             shape[axis] = len(along)
             total = total + along.reshape(shape) * stride

@@ -56,9 +56,6 @@ def tasks_from_json(given: object, *, largest_chunk: int, most_tasks: int, uri: 
     positioned = any(component.name in POSITIONED for component in template.components)
     if positioned != ("placement" in own):
         refuse("placement", "is there where a component needs positions, and only there")
-    # For such a component, positions along a whole dimension are held at once.
-    if positioned and max((template.selected[axis] for axis in template.axes), default=0) * 8 > largest_chunk:
-        refuse("selected", "is too long a dimension to look for positions in")
     sequence = _sequence(own["sequence"], most_tasks)
     columns = _Columns(own, template, len(sequence)).all()
     forms: dict[tuple[Any, ...], _Form] = {}  # Any: parts of tasks

@@ -181,6 +181,37 @@ def test_a_failing_backend_is_replaced_chunk_by_chunk(path):
     assert result.report.reasons == {"the store said no": result.report.chunks // 2}
 
 
+@pytest.mark.parametrize("refuses", [True, False])
+def test_what_is_left_of_a_batch_is_read_together(path, monkeypatch, refuses):
+    """From a source over a network: otherwise each chunk would cost a round trip."""
+
+    class Batches(Wrapped):
+        capabilities = Capabilities(batch=64, workers=2, components=frozenset() if refuses else None)
+
+        def reduce_chunks(self, tasks):
+            return [BackendError("no", reason="no") if task.sequence % 4 else self.reduce_chunk(task) for task in tasks]
+
+    together, reduce_chunks = [], PosixBackend.reduce_chunks
+
+    def counted(self, tasks):
+        together.append(len(tasks))
+        return reduce_chunks(self, tasks)
+
+    backend = Batches(path)
+    monkeypatch.setattr("activestore.backends.posix._ON_DISK", Capabilities(workers=2, batch=64))
+    active = Active(path, "x", backend=backend)
+    # What the wrapped backend does itself is not counted.
+    backend._posix.reduce_chunks = lambda tasks: reduce_chunks(backend._posix, tasks)
+    monkeypatch.setattr(PosixBackend, "reduce_chunks", counted)
+    with pytest.warns(FallbackWarning):
+        result = active.run(("sum", "argmax"))
+    np.testing.assert_allclose(result.values["sum"], DATA.sum(dtype="f8"), rtol=1e-12)
+    assert result.values["argmax"] == DATA.argmax()
+    left = result.report.where["local fallback"]
+    assert sum(together) == left == result.report.chunks - (0 if refuses else -(-result.report.chunks // 4))
+    assert len(together) <= -(-result.report.chunks // 64)
+
+
 def test_a_failing_backend_is_an_error_if_there_is_no_fallback(path):
     def fail(task):
         raise BackendError("the store said no")

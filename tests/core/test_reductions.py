@@ -231,3 +231,18 @@ def test_sums_of_integers_near_their_limits_are_exact_or_an_error(dtype):
             with pytest.raises(SumOverflowError):
                 REDUCTIONS["sum"].components[0].chunk(cells)
     assert seen == {True, False}
+
+
+def test_positions_along_a_long_dimension_take_no_more_room_than_the_chunk():
+    import tracemalloc
+
+    values = np.arange(1000.0)
+    start = 10**12
+    cells = ChunkValues(values, None, (0,), np.array([1000]), "f8", (slice(start, start + 2000, 2),), (10**13,))
+    tracemalloc.start()
+    try:
+        _, place = ARGMAX.chunk(cells)
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
+    assert place.tolist() == [start + 1998]

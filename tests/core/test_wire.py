@@ -239,7 +239,6 @@ class TestWhatIsOdd:
             ("selected", [11, 3, 0], "selected"),
             ("selected", [11, 3, -4], "selected"),
             ("selected", [2**62, 2**62, 2], "counted"),
-            ("selected", [2**40, 3, 4], "too long a dimension"),
             ("selected", [1] * 33, "33 items"),
             ("selected", [3, 3, 4], "placement|selection"),
             ("selected", [11, 3.0, 4], "selected"),
@@ -340,7 +339,7 @@ class TestWhatIsOdd:
             changed(said, "tasks.shape.of", [[2**30, 2**30, 2**30]]),
             changed(said, "tasks.pieces", [2**18] * 6),
             changed(said, "tasks.region", [{"of": [{"points": [0, 1, 2, 3] * 10**4}]}] * 3),
-            changed(said, "selected", [2**27, 2**27, 4]),
+            changed(said, "selected", [2**62, 2**62, 4]),
             changed(said, "tasks.placement.0", {"of": [[0, 2**50, 1]]}),
         ]
         for bomb in bombs:

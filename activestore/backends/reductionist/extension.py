@@ -19,7 +19,6 @@ from activestore.core.kernel import fill_chunk, reduce_values
 from activestore.core.task import ChunkPartial, ChunkTask
 from activestore.core.variable import ReadableSource
 from activestore.core.wire import (
-    POSITIONED,
     answer_bytes,
     frames_from_bytes,
     numbers_bytes,
@@ -151,14 +150,7 @@ class ExtensionBackend:
             return reason
         if numbers_bytes(task) > min(extension.chunk_bytes, max(task.size, _SMALL_ANSWER)):
             return "an answer larger than the chunk"
-        return self._too_long(task)
-
-    def _too_long(self, task: ChunkTask) -> str | None:
-        """Return why positions along a dimension cannot be looked for by the server, None if they can."""
-        template = task.template
-        longest = max((template.selected[axis] for axis in template.axes), default=0)
-        positioned = any(component.name in POSITIONED for component in template.components)
-        return "positions along a very long dimension" if positioned and 8 * longest > self._extension.chunk_bytes else None
+        return None
 
     def reduce_chunk(self, task: ChunkTask) -> ChunkPartial:
         """Return the partial result of one chunk.
