@@ -103,7 +103,7 @@ def test_there_are_blocks_and_each_exception_is_one_of_them() -> None:
 
 def test_the_command_line_page_names_every_command_and_option() -> None:
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    helps = [printed_by(command, "--help") for command in ("inspect", "reduce", "backends", "cache", "demo")]
+    helps = [printed_by(command, "--help") for command in ("inspect", "reduce", "backends", "cache", "serve", "demo")]
     overview = printed_by("--help")
     for command in re.findall(
         r"^    ([a-z]+) ", overview.partition("\ncommands:")[2].partition("\nexamples:")[0], re.MULTILINE
