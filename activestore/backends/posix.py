@@ -14,7 +14,7 @@ import numpy as np
 from activestore.core.backend import BackendOptions, BackendRecord, Capabilities
 from activestore.core.dispatch import Budget
 from activestore.core.hdf5 import find_dataset, load_plugins, open_hdf5
-from activestore.core.kernel import decode_pieces, fill_chunk, reduce_chunk, reduce_values, wanted_part
+from activestore.core.kernel import reduce_chunk, reduce_stored, reduce_values, wanted_part
 from activestore.core.task import Array, ChunkPartial, ChunkTask
 from activestore.core.variable import ReadableSource
 from activestore.errors import ActivestoreError, CorruptChunkError, UnsupportedError
@@ -61,7 +61,7 @@ class PosixBackend:
             UnsupportedError: Nothing installed can undo one of its filters.
             SourceError: The source cannot be read.
         """
-        ranges = [_ranges(task) for task in tasks]
+        ranges = [task.ranges for task in tasks]
         with self._memory.of(sum(task.size + task.nbytes for task in tasks)):
             read = iter(self._source.read_ranges([one for own in ranges for one in own]))
             return [self._reduced(task, [next(read) for _ in own]) for task, own in zip(tasks, ranges, strict=True)]
@@ -78,14 +78,12 @@ class PosixBackend:
         return partial
 
     def _reduced(self, task: ChunkTask, raw: list[bytes]) -> ChunkPartial:
-        """Return the partial result of a chunk whose stored bytes are `raw`, in as many parts as `_ranges` gives."""
-        if task.offset is None:
-            return reduce_values(fill_chunk(task), task)
-        if task.through_hdf5:
+        """Return the partial result of a chunk whose stored bytes are `raw`, in as many parts as it has ranges."""
+        if task.through_hdf5 and task.offset is not None:
             return reduce_values(self._through_hdf5(task), task)
-        if task.inline is not None:
+        if task.inline is not None and task.offset is not None:
             return reduce_chunk(task.inline[task.offset : task.offset + task.size], task)
-        return reduce_chunk(raw[0], task) if task.pieces is None else reduce_values(decode_pieces(raw, task), task)
+        return reduce_stored(raw, task)
 
     def _through_hdf5(self, task: ChunkTask) -> Array:
         whole = np.zeros(task.shape, task.template.dtype)
@@ -129,13 +127,6 @@ def _hdf5_error(task: ChunkTask, error: Exception) -> CorruptChunkError | Unsupp
             "pip install 'activestore[codecs]', or the HDF5 plugin of that filter"
         )
     return CorruptChunkError(f"{task.describe()}: the HDF5 library cannot read it through {names or 'its layout'}: {error}")
-
-
-def _ranges(task: ChunkTask) -> tuple[tuple[int, int], ...]:
-    """Return offset and size of the bytes in the source that a task needs, none where they are not read as they are."""
-    if task.offset is None or task.through_hdf5 or task.inline is not None:
-        return ()
-    return ((task.offset, task.size),) if task.pieces is None else task.pieces
 
 
 @hookimpl

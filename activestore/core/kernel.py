@@ -15,7 +15,7 @@ from activestore.core.selection import region_index, region_shape
 from activestore.core.task import Array, ChunkPartial, ChunkTask, ChunkValues
 from activestore.errors import CorruptChunkError, UnsupportedError
 
-__all__ = ["chunk_values", "decode_chunk", "decode_pieces", "fill_chunk", "reduce_chunk", "reduce_values"]
+__all__ = ["chunk_values", "decode_chunk", "decode_pieces", "fill_chunk", "reduce_chunk", "reduce_stored", "reduce_values"]
 
 
 def reduce_chunk(raw: Buffer, task: ChunkTask) -> ChunkPartial:
@@ -30,6 +30,18 @@ def reduce_chunk(raw: Buffer, task: ChunkTask) -> ChunkPartial:
         UnsupportedError: A filter that cannot be undone here.
     """
     return reduce_values(decode_chunk(raw, task), task)
+
+
+def reduce_stored(raw: Sequence[Buffer], task: ChunkTask) -> ChunkPartial:
+    """Return the partial result of a task, given the bytes of each of its `ranges`.
+
+    Raises:
+        CorruptChunkError: The bytes are damaged or cut off; it names file, variable, chunk and offset.
+        UnsupportedError: A filter that cannot be undone here.
+    """
+    if task.offset is None:
+        return reduce_values(fill_chunk(task), task)
+    return reduce_chunk(raw[0], task) if task.pieces is None else reduce_values(decode_pieces(raw, task), task)
 
 
 def decode_chunk(raw: Buffer, task: ChunkTask) -> Array:

@@ -164,6 +164,13 @@ class ChunkTask:
         return 1 if self.pieces is None else len(self.pieces)
 
     @property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """Offset and size of the stored bytes of each of its chunks; none where none can be decoded as they are."""
+        if self.offset is None or self.through_hdf5 or self.inline is not None:
+            return ()
+        return ((self.offset, self.size),) if self.pieces is None else self.pieces
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the decoded chunk."""
         return math.prod(self.shape) * np.dtype(self.template.dtype).itemsize

@@ -124,7 +124,7 @@ def _columns(tasks: Sequence[ChunkTask], template: TaskTemplate) -> dict[str, ob
         WireError: It is too much for one request.
     """
     dims = range(len(template.selected))
-    ranges = [one for task in tasks for one in ((task.offset or 0, task.size),) * (task.pieces is None) or task.pieces or ()]
+    ranges = [one for task in tasks for one in task.ranges]
     said: dict[str, object] = {
         "sequence": _steps(task.sequence for task in tasks),
         "chunk": [_column([task.chunk[dim] for task in tasks]) for dim in dims],

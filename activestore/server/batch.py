@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from activestore.core.kernel import decode_pieces, fill_chunk, reduce_chunk, reduce_values
-from activestore.core.task import ChunkPartial, ChunkTask
+from activestore.core.kernel import reduce_stored
+from activestore.core.task import ChunkTask
 from activestore.core.wire import answer_bytes, failure_to_bytes, partial_to_bytes, tasks_from_json
 from activestore.errors import CorruptChunkError, SumOverflowError, UnsupportedError, WireError
 from activestore.server.failures import RequestError
 from activestore.server.place import Login, Place
 from activestore.server.settings import ServerSettings
 
-__all__ = ["Batch", "computed", "failed", "groups", "parse_batch", "ranges_of", "working_bytes"]
+__all__ = ["Batch", "computed", "failed", "groups", "parse_batch", "working_bytes"]
 
 _GROUP_BYTES = 4 << 20
 """Decoded bytes that are read and computed together: enough to make a read worth its while, few enough to flow."""
@@ -82,17 +82,6 @@ def groups(tasks: Sequence[ChunkTask]) -> Iterator[list[ChunkTask]]:
         yield group
 
 
-def ranges_of(tasks: Iterable[ChunkTask]) -> list[tuple[int, int]]:
-    """Return offset and size of all the bytes that tasks need."""
-    return [one for task in tasks for one in _ranges(task)]
-
-
-def _ranges(task: ChunkTask) -> tuple[tuple[int, int], ...]:
-    if task.offset is None:
-        return ()
-    return ((task.offset, task.size),) if task.pieces is None else task.pieces
-
-
 def working_bytes(tasks: Sequence[ChunkTask]) -> int:
     """Return how much memory computing these takes: the answers of all, and the working space of one chunk."""
     # Decoding holds a chunk twice, and deviations are float64.
@@ -106,24 +95,18 @@ def _cells(task: ChunkTask) -> int:
 def computed(tasks: Sequence[ChunkTask], raw: Sequence[bytes]) -> bytes:
     """Return the frames of tasks, given the bytes of their ranges; a chunk that fails has a frame that says so."""
     left = iter(raw)
-    return b"".join([_frame(task, [next(left) for _ in _ranges(task)]) for task in tasks])
+    return b"".join([_frame(task, [next(left) for _ in task.ranges]) for task in tasks])
 
 
 def _frame(task: ChunkTask, raw: list[bytes]) -> bytes:
     try:
-        return partial_to_bytes(_partial(task, raw))
+        return partial_to_bytes(reduce_stored(raw, task))
     except CorruptChunkError as error:
         return failure_to_bytes(task.sequence, "corrupt", str(error))
     except UnsupportedError as error:
         return failure_to_bytes(task.sequence, "unsupported", str(error))
     except SumOverflowError as error:
         return failure_to_bytes(task.sequence, "overflow", str(error))
-
-
-def _partial(task: ChunkTask, raw: list[bytes]) -> ChunkPartial:
-    if task.offset is None:
-        return reduce_values(fill_chunk(task), task)
-    return reduce_chunk(raw[0], task) if task.pieces is None else reduce_values(decode_pieces(raw, task), task)
 
 
 def failed(tasks: Iterable[ChunkTask], error: RequestError) -> bytes:

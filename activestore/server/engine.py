@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from activestore.core.task import ChunkTask
-from activestore.server.batch import Batch, computed, failed, groups, ranges_of, working_bytes
+from activestore.server.batch import Batch, computed, failed, groups, working_bytes
 from activestore.server.failures import RequestError
 from activestore.server.limits import Memory, Turns, in_thread
 from activestore.server.metrics import Metrics
@@ -133,7 +133,7 @@ class Engine:
             return failed(group, error)
 
     async def _computed(self, place: Place, group: Sequence[ChunkTask]) -> bytes:
-        ranges = ranges_of(group)
+        ranges = [one for task in group for one in task.ranges]
         async with self._stored.of(read_size(ranges)):
             raw = await in_thread(self._readers, self._reader.read, place, ranges)
             async with self._working.of(working_bytes(group)):

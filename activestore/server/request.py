@@ -260,7 +260,7 @@ def _slice(value: object, field: str) -> tuple[int, int, int]:
         raise invalid(field, "a slice is [start, end, stride]")
     start, end, stride = (whole(number, field, least=-I64, most=I64 - 1) for number in value)
     if stride == 0:
-        raise invalid(field, "a stride must not be 0, along any dimension of the shape")
+        raise invalid(field, "a stride of 0 suits no dimension of the shape")
     return start, end, stride
 
 
