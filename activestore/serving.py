@@ -54,7 +54,7 @@ def add_serve(command: argparse.ArgumentParser) -> None:
     how.add_argument("--workers", metavar="N", type=int, help="chunks computed at once (one for each processor)")
     how.add_argument("--readers", metavar="N", type=int, help="reads from origins at once (32)")
     how.add_argument("--queue", metavar="N", type=int, help="requests that may wait; the next one is told to come back (1000)")
-    how.add_argument("--memory", metavar="SIZE", help="memory of all chunks at work (128MiB)")
+    how.add_argument("--memory", metavar="SIZE", help="memory of all chunks at work (64MiB for each worker, 128MiB at least)")
     how.add_argument("--max-chunk", metavar="SIZE", help="size of a chunk, stored or decoded (256MiB)")
     how.add_argument("--max-request", metavar="SIZE", help="size of a request (8MiB)")
     how.add_argument("--cache", metavar="SIZE", help="memory for stored chunks that are kept (none)")

@@ -33,8 +33,8 @@ class ServerSettings:
     """Reads from origins under way at once."""
     queue: int = 1000
     """Requests that wait at most; those beyond are answered with 429."""
-    memory: int = 128 * _MIB
-    """Bytes of chunks, stored and decoded, that are at work at once."""
+    memory: int | None = None
+    """Bytes of chunks, stored and decoded, that are at work at once; None for 64 MiB for each worker, and 128 MiB at least."""
     largest_request: int = 8 * _MIB
     """Bytes that a request may have."""
     largest_chunk: int = 256 * _MIB
@@ -49,3 +49,8 @@ class ServerSettings:
     """Seconds to wait for the next bytes of an origin, or of a request."""
     verify: bool | str = True
     """Whether the TLS certificates of origins are verified; a path names a file of the authorities that are trusted."""
+
+    @property
+    def chunk_memory(self) -> int:
+        """Bytes of chunks that are at work at once: half of it for reading, half for computing."""
+        return max(128, 64 * self.workers) * _MIB if self.memory is None else self.memory
