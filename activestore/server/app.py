@@ -28,7 +28,9 @@ from activestore.server.settings import ServerSettings
 __all__ = ["create_app"]
 
 _JSON = {"Content-Type": "application/json"}
-_FRAMES = {"Content-Type": "application/vnd.activestore.partials"}
+_FRAMES = [(b"content-type", b"application/vnd.activestore.partials")]
+_LARGEST_PLAIN = 256 << 10
+"""Bytes of a request for one operation: it is read on the event loop, and all that it may say has far fewer."""
 
 Encode = Callable[[Answer, ReduceRequest], Encoded]
 
@@ -107,7 +109,8 @@ class _Plain:
             RequestError: It is not understood, or there is too much to do.
         """
         self._engine.turns.check()
-        body, login = await exchange.body(), login_of(exchange.scope)
+        body = await exchange.body(min(_LARGEST_PLAIN, self._settings.largest_request))
+        login = login_of(exchange.scope)
         kind = (header(exchange.scope, b"content-type") or "").partition(";")[0].strip().lower()
         if kind != "application/json" and operation in OPERATIONS:
             raise RequestError(400, "request data is not valid", ("the Content-Type has to be application/json",))
@@ -128,7 +131,7 @@ class _Batches:
         exchange = exchange_of(scope)
         exchange.endpoint = "extension"
         self._engine.turns.check()
-        body, login = await exchange.body(), login_of(scope)
+        body, login = await exchange.body(self._settings.largest_request), login_of(scope)
         await _while_connected(exchange, self._answered(exchange, body, login))
 
     async def _answered(self, exchange: Exchange, body: bytes, login: Login | None) -> None:
@@ -137,13 +140,13 @@ class _Batches:
             _name(exchange, batch.place, sum(task.chunks for task in batch.tasks))
             self._engine.check(batch.place)
             async with aclosing(self._engine.frames(batch)) as frames:
-                # What the first frames fail with is the answer's status.
-                first = await anext(frames, b"")
-                pairs = [(name.lower().encode(), value.encode()) for name, value in _FRAMES.items()]
-                await exchange.send({"type": "http.response.start", "status": 200, "headers": pairs})
-                await exchange.send({"type": "http.response.body", "body": first, "more_body": True})
                 async for some in frames:
+                    # What the first frames fail with is the answer's status.
+                    if not exchange.status:
+                        await exchange.send({"type": "http.response.start", "status": 200, "headers": _FRAMES})
                     await exchange.send({"type": "http.response.body", "body": some, "more_body": True})
+                    # They are not kept while the next ones are waited for: their memory has been given back then.
+                    del some
                 await exchange.send({"type": "http.response.body", "body": b""})
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from activestore.server.front import ABORT
+
 __all__ = ["Connection"]
 
 _SECONDS = 30.0
@@ -37,6 +39,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin with a request."""
         super().on_message_begin()
+        self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]  # one of ours
         self._header_bytes = 0
         if self._timer is None:
             self._wait()

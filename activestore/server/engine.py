@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from activestore.core.task import ChunkTask
+from activestore.core.wire import answer_bytes
 from activestore.server.batch import Batch, computed, failed, groups, working_bytes
 from activestore.server.failures import RequestError
-from activestore.server.limits import Memory, Turns, in_thread
+from activestore.server.limits import Held, Memory, Turns, in_thread
 from activestore.server.metrics import Metrics
 from activestore.server.place import Place
 from activestore.server.reading import Reader, read_size
@@ -23,6 +26,19 @@ __all__ = ["Encoded", "Engine"]
 
 Encoded = tuple[bytes, dict[str, str]]
 """Body and headers of an answer."""
+
+
+@dataclass(slots=True)
+class _Frames:
+    """Frames that wait to be sent, and the memory that they take."""
+
+    data: bytes
+    _held: Held
+
+    def drop(self) -> None:
+        """Forget them."""
+        self.data = b""
+        self._held.shrink(0)
 
 
 class Engine:
@@ -37,8 +53,9 @@ class Engine:
         self._settings, self._metrics = settings, metrics
         self._reader = Reader(settings, metrics)
         self.turns = Turns(settings.readers + settings.workers, queue=settings.queue)
-        # Who computes never waits for memory to read into, so that nobody waits in a circle.
-        self._stored, self._working = Memory(settings.memory // 2), Memory(settings.memory // 2)
+        # Who computes never waits for memory to read into, so that nobody waits in a circle. Answers are of the first kind, and
+        # taken in the order in which they are sent: what waits to be sent never waits for what is sent later.
+        self._stored, self._working = Memory(settings.chunk_memory // 2), Memory(settings.chunk_memory // 2)
         self._readers = ThreadPoolExecutor(settings.readers, "activestore-read")
         self.workers = ThreadPoolExecutor(settings.workers, "activestore-work")
         self._ahead = 2 * settings.workers
@@ -106,40 +123,57 @@ class Engine:
     async def frames(self, batch: Batch) -> AsyncGenerator[bytes, None]:
         """Yield the frames of a batch, in its order; several groups of chunks are at work at once.
 
+        The memory of what is yielded is given back when the next is asked for.
+
         Raises:
             RequestError: The first group cannot be read; a later one has frames that say so.
         """
-        under_way: deque[asyncio.Task[bytes]] = deque()
+        left = groups(batch.tasks)
+        under_way: deque[asyncio.Task[_Frames]] = deque()
         try:
-            for group in groups(batch.tasks):
-                if len(under_way) > self._ahead:
-                    yield await under_way.popleft()
-                first = group[0] is batch.tasks[0]
-                under_way.append(asyncio.create_task(self._group(batch.place, group, first=first)))
-            while under_way:
-                yield await under_way.popleft()
+            while True:
+                for group in itertools.islice(left, self._ahead + 1 - len(under_way)):
+                    first = group[0] is batch.tasks[0]
+                    under_way.append(asyncio.create_task(self._group(batch.place, group, first=first)))
+                if not under_way:
+                    return
+                frames = await under_way[0]
+                under_way.popleft()
+                try:
+                    yield frames.data
+                finally:
+                    frames.drop()
         finally:
             for task in under_way:
                 task.cancel()
+                task.add_done_callback(_forget)
             await asyncio.gather(*under_way, return_exceptions=True)
 
-    async def _group(self, place: Place, group: Sequence[ChunkTask], *, first: bool) -> bytes:
+    async def _group(self, place: Place, group: Sequence[ChunkTask], *, first: bool) -> _Frames:
+        ranges = [one for task in group for one in task.ranges]
+        held = await self._stored.take(read_size(ranges) + sum(map(answer_bytes, group)))
         try:
-            return await self._computed(place, group)
+            data = await self._computed(place, group, ranges, first=first)
+        except BaseException:
+            held.shrink(0)
+            raise
+        held.shrink(len(data))
+        return _Frames(data, held)
+
+    async def _computed(
+        self, place: Place, group: Sequence[ChunkTask], ranges: Sequence[tuple[int, int]], *, first: bool
+    ) -> bytes:
+        try:
+            raw = await in_thread(self._readers, self._reader.read, place, ranges)
         except RequestError as error:
             if first:
                 raise
             self._metrics.errors.labels(error.kind).inc()
             return failed(group, error)
-
-    async def _computed(self, place: Place, group: Sequence[ChunkTask]) -> bytes:
-        ranges = [one for task in group for one in task.ranges]
-        async with self._stored.of(read_size(ranges)):
-            raw = await in_thread(self._readers, self._reader.read, place, ranges)
-            async with self._working.of(working_bytes(group)):
-                frames = await in_thread(self.workers, computed, group, raw)
+        async with self._working.of(working_bytes(group)):
+            data = await in_thread(self.workers, computed, group, raw)
         self._metrics.chunks.inc(sum(task.chunks for task in group))
-        return frames
+        return data
 
     def close(self) -> None:
         """End the threads and close the connections."""
@@ -147,3 +181,9 @@ class Engine:
         self._readers.shutdown(cancel_futures=True)
         self.workers.shutdown(cancel_futures=True)
         self._reader.close()
+
+
+def _forget(done: asyncio.Task[_Frames]) -> None:
+    """Drop what nobody will send."""
+    if not done.cancelled() and done.exception() is None:
+        done.result().drop()

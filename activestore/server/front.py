@@ -22,10 +22,12 @@ from activestore.server.metrics import Metrics
 from activestore.server.place import Login
 from activestore.server.settings import ServerSettings
 
-__all__ = ["ACCESS_LOG", "ClientGoneError", "Exchange", "Front", "exchange_of", "login_of"]
+__all__ = ["ABORT", "ACCESS_LOG", "ClientGoneError", "Exchange", "Front", "exchange_of", "login_of"]
 
 ACCESS_LOG = "activestore.server.access"
 """Name of the logger that has a line of JSON for each request."""
+ABORT = "activestore.abort"
+"""Name in a request's scope of what ends its connection at once."""
 _LOGGER = logging.getLogger("activestore.server")
 _PIECE = 256 << 10
 """Bytes of an answer that are given to the connection at once: what a slow client leaves there is memory."""
@@ -60,14 +62,13 @@ class Exchange:
     chunks: int = 0
     failure: RequestError | None = None
 
-    async def body(self) -> bytes:
-        """Return the body of the request, in full.
+    async def body(self, most: int) -> bytes:
+        """Return the body of the request, in full: no more than `most` bytes.
 
         Raises:
             RequestError: It is too large, or too slow, or no room is left for it.
             ClientGoneError: The client went away.
         """
-        most = self.limits.largest_request
         said = header(self.scope, b"content-length")
         if said is not None and said.isdigit() and int(said) > most:
             raise _too_large(most)
@@ -113,7 +114,20 @@ class Exchange:
                 body = body[_PIECE:]
             await self._one({**message, "body": bytes(body)} if "body" in message else message)
         except TimeoutError as error:
+            await self.cut_off()
             raise ClientGoneError from error
+
+    async def cut_off(self) -> None:
+        """End the connection, with what the client has not read yet.
+
+        Raises:
+            ConnectionAbortedError: This server ends it only for an error.
+        """
+        abort = self.scope.get(ABORT)
+        if abort is None:
+            raise ConnectionAbortedError
+        abort()
+        await self.gone()
 
     async def _one(self, message: Message) -> None:
         async with asyncio.timeout(self.limits.read_timeout):
@@ -198,7 +212,8 @@ class Front:
         exchange.failure = error
         if exchange.status:
             # The answer has begun; cutting it off is what tells the client.
-            raise ConnectionAbortedError(str(error)) from error
+            await exchange.cut_off()
+            return
         status, body, headers = encoded_error(error)
         with suppress(ClientGoneError):
             await exchange.answer(status, body, headers)

@@ -81,19 +81,23 @@ class Memory:
         """Bytes that are in use."""
         return self.total - self._left
 
-    @asynccontextmanager
-    async def of(self, nbytes: int) -> AsyncIterator[Held]:
-        """Hold `nbytes` for the length of an `async with` block; what is more than there is altogether waits to be alone."""
+    async def take(self, nbytes: int) -> Held:
+        """Hold `nbytes` until `shrink(0)` gives them back; what is more than there is altogether waits to be alone."""
         nbytes = min(nbytes, self.total)
         if self._waiting or self._left < nbytes:
             await self._granted(nbytes)
         else:
             self._left -= nbytes
-        held = Held(nbytes, self._release)
+        return Held(nbytes, self._release)
+
+    @asynccontextmanager
+    async def of(self, nbytes: int) -> AsyncIterator[Held]:
+        """Hold the same for the length of an `async with` block."""
+        held = await self.take(nbytes)
         try:
             yield held
         finally:
-            self._release(held.nbytes)
+            held.shrink(0)
 
     async def _granted(self, nbytes: int) -> None:
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -1,6 +1,7 @@
 """Whatever is sent to the server, it answers with 200 or a 4xx, in time, and has nothing left of it afterwards."""
 
 import bz2
+import copy
 import gzip
 import http.client
 import itertools
@@ -339,7 +340,7 @@ PATHS += [
     method=st.sampled_from(METHODS),
     path=st.sampled_from(PATHS) | st.text(st.characters(min_codepoint=33, max_codepoint=255), max_size=9).map("/".__add__),
     headers=HEADERS,
-    body=st.sampled_from([b"", b"{}", b"[]", b"null", b"\x00" * 100_000]),
+    body=st.sampled_from([b"", b"{}", b"[]", b"null", b"\x00" * 3000]),
 )
 def test_methods_and_paths(server: Watched, method: str, path: str, headers: Headers, body: bytes) -> None:
     reply = sent(server.url, method, path, headers, body)
@@ -407,7 +408,7 @@ def _changed(draw: Callable[[st.SearchStrategy[Any]], Any], said: Any) -> None:
             st.sampled_from([old + 1, old - 1, -old, old * 2, 0, 1, 2**31, 2**62, 2**63 - 1, 2**63, float(old)])
         )
     elif how == "other":
-        holder[name] = _at(said, draw(st.sampled_from(list(_paths(said)))))
+        holder[name] = copy.deepcopy(_at(said, draw(st.sampled_from(list(_paths(said))))))
     elif how == "left out":
         del holder[name]
     elif how == "twice" and isinstance(old, list):
@@ -429,8 +430,6 @@ def test_requests_of_the_extension(server: Watched) -> None:
         said = json.loads(base)
         for _ in range(data.draw(st.sampled_from([0, 1, 1, 1, 2, 4]))):
             _changed(data.draw, said)
-            # What holds itself is no JSON.
-            said = json.loads(json.dumps(said))
         reply = sent(server.url, "POST", EXTENSION, (JSON,), json.dumps(said).encode())
         seen[reply.status] += 1
         assert is_fine(reply), reply
