@@ -11,11 +11,13 @@ import pytest
 from tests.real.line import Line
 from tests.real.servers import (
     Authority,
+    EmbeddedServer,
     Reductionist,
     S3Store,
     ServerMissingError,
     WebServer,
     certificates,
+    run_embedded,
     run_reductionist,
     run_s3_store,
     run_web_server,
@@ -77,6 +79,16 @@ def web_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
 def web_server_https(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[WebServer]:
     """The same over https, with a folder of its own: `.ca_file` verifies it."""
     yield from _served(run_web_server(tmp_path_factory.mktemp("web-https"), authority))
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory, s3_store: S3Store, web_server: WebServer) -> Iterator[EmbeddedServer]:
+    """Our own server over http (`.url`), which reads `s3_store`, `web_server` and the folders of both: what is an object is
+    a file as well.
+    """
+    origins = [option for server in (s3_store, web_server) for option in ("--allow-origin", server.url)]
+    roots = [option for server in (s3_store, web_server) for option in ("--root", str(server.folder))]
+    yield from _served(run_embedded(tmp_path_factory.mktemp("embedded"), *origins, *roots))
 
 
 @pytest.fixture

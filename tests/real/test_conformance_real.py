@@ -1,4 +1,4 @@
-"""Both backends pass the suite for plugin authors on real servers, and agree with each other on made-up files."""
+"""Each backend passes the suite for plugin authors on real servers, and they agree with each other on made-up files."""
 
 import itertools
 import os
@@ -50,6 +50,12 @@ def on_the_web(web_server):
     return lambda path: (f"{web_server.url}/{copied(path, web_server.folder)}", {})
 
 
+@pytest.fixture
+def as_files(web_server):
+    """Puts a file where a server on the same machine reads it."""
+    return lambda path: (str(web_server.folder / copied(path, web_server.folder)), {})
+
+
 class TestPosixOnS3(BackendTests):
     @pytest.fixture
     def publish(self, in_s3):
@@ -78,6 +84,43 @@ class TestReductionistOnTheWeb(TestReductionistOnS3):
     @pytest.fixture
     def publish(self, on_the_web, reductionist):
         return with_options(on_the_web, backend="reductionist", server=reductionist.url)
+
+
+class TestEmbeddedOnS3(BackendTests):
+    # It computes with the kernel: no further from NumPy's sums than this process is.
+    @pytest.fixture
+    def publish(self, in_s3, embedded):
+        return with_options(in_s3, backend="reductionist", server=embedded.url)
+
+
+class TestEmbeddedOnTheWeb(BackendTests):
+    # How numbers come about does not depend on where the server reads the chunks.
+    test_every_selection_along_every_axis = None
+
+    @pytest.fixture
+    def publish(self, on_the_web, embedded):
+        return with_options(on_the_web, backend="reductionist", server=embedded.url)
+
+
+class TestEmbeddedOnFiles(BackendTests):
+    # How numbers come about does not depend on where the server reads the chunks.
+    test_every_selection_along_every_axis = None
+
+    @pytest.fixture
+    def publish(self, as_files, embedded):
+        return with_options(as_files, backend="reductionist", server=embedded.url)
+
+
+class TestEmbeddedByTheProtocolOnS3(TestReductionistOnS3):
+    @pytest.fixture
+    def publish(self, in_s3, embedded):
+        return with_options(in_s3, backend="reductionist", server=embedded.url, backend_options={"extension": False})
+
+
+class TestEmbeddedByTheProtocolOnTheWeb(TestReductionistOnTheWeb):
+    @pytest.fixture
+    def publish(self, on_the_web, embedded):
+        return with_options(on_the_web, backend="reductionist", server=embedded.url, backend_options={"extension": False})
 
 
 def with_options(put, **options):
