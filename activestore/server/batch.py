@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from activestore.core.kernel import reduce_stored
+from activestore.core.packing import unpacked_dtype
+from activestore.core.selection import region_shape
 from activestore.core.task import ChunkTask
 from activestore.core.wire import answer_bytes, failure_to_bytes, partial_to_bytes, tasks_from_json
 from activestore.errors import CorruptChunkError, SumOverflowError, UnsupportedError, WireError
 from activestore.server.failures import RequestError
 from activestore.server.place import Login, Place
+from activestore.server.reading import read_size
 from activestore.server.settings import ServerSettings
 
 __all__ = ["Batch", "computed", "failed", "groups", "parse_batch", "working_bytes"]
 
 _GROUP_BYTES = 4 << 20
-"""Decoded bytes that are read and computed together: enough to make a read worth its while, few enough to flow."""
+"""Bytes that are read and computed together: enough to make a read worth its while, few enough to flow."""
 _GROUP_TASKS = 256
+_MOST_BYTES = 1 << 30
+"""Bytes that one request may have read, decoded or answered, of all chunks together: seconds of work, not hours."""
+_FOR_HEADERS = 16 << 10
+"""Bytes that a frame has beside its numbers, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +58,22 @@ def parse_batch(body: bytes, login: Login | None, settings: ServerSettings) -> B
         tasks = tasks_from_json(given["tasks"], largest_chunk=settings.largest_chunk, most_tasks=settings.most_tasks)
     except WireError as error:
         raise _invalid(f"tasks: {error}") from error
+    _check_amount(tasks, settings.largest_chunk)
     return Batch(_place(given["source"], login), tuple(tasks))
+
+
+def _check_amount(tasks: Sequence[ChunkTask], largest_chunk: int) -> None:
+    """Refuse what keeps the server busy for long: a short request can ask for very much.
+
+    Raises:
+        RequestError: There is too much to do.
+    """
+    sizes = list(map(_weight, tasks))
+    if max(sizes) > largest_chunk + _FOR_HEADERS:
+        raise _invalid(f"tasks: the pieces of one lie further apart than the {largest_chunk} bytes that are read at once")
+    most = max(_MOST_BYTES, largest_chunk + _FOR_HEADERS)
+    if sum(sizes) > most:
+        raise RequestError(413, f"the chunks come to {sum(sizes)} bytes, and may come to {most}; ask for fewer at once")
 
 
 def _place(given: Any, login: Login | None) -> Place:  # Any: JSON of a caller
@@ -73,23 +98,35 @@ def groups(tasks: Sequence[ChunkTask]) -> Iterator[list[ChunkTask]]:
     group: list[ChunkTask] = []
     nbytes = 0
     for task in tasks:
-        if group and (nbytes + task.nbytes > _GROUP_BYTES or len(group) >= _GROUP_TASKS):
+        weight = _weight(task)
+        if group and (nbytes + weight > _GROUP_BYTES or len(group) >= _GROUP_TASKS):
             yield group
             group, nbytes = [], 0
         group.append(task)
-        nbytes += task.nbytes
+        nbytes += weight
     if group:
         yield group
 
 
+def _weight(task: ChunkTask) -> int:
+    """Return how many bytes a task has in the form in which it is largest: as read, decoded, selected or answered."""
+    # Chunks can be stored in far more bytes than they have, and listed positions repeat.
+    itemsize = np.dtype(task.template.dtype).itemsize
+    return max(read_size(task.ranges), task.nbytes, math.prod(region_shape(task.region)) * itemsize, answer_bytes(task))
+
+
 def working_bytes(tasks: Sequence[ChunkTask]) -> int:
-    """Return how much memory computing these takes: the answers of all, and the working space of one chunk."""
-    # Decoding holds a chunk twice, and deviations are float64.
-    return sum(map(answer_bytes, tasks)) + max(2 * task.nbytes + 16 * _cells(task) for task in tasks)
+    """Return how much memory computing these takes: the answers of all as frames and joined, and the work on one chunk."""
+    return 2 * sum(map(answer_bytes, tasks)) + max(map(_chunk_bytes, tasks))
 
 
-def _cells(task: ChunkTask) -> int:
-    return task.nbytes // max(1, int(task.template.dtype[2:]))
+def _chunk_bytes(task: ChunkTask) -> int:
+    """Return how much memory it takes to decode a chunk, to reduce what is wanted of it, and to write the answer."""
+    packing, dtype = task.template.packing, np.dtype(task.template.dtype)
+    width = dtype.itemsize if packing is None else max(dtype.itemsize, unpacked_dtype(dtype, packing).itemsize)
+    # Decoding holds a chunk twice; of the wanted numbers there is a copy while they are unpacked, and then deviations in
+    # double precision, or positions, of which there are two.
+    return 2 * task.nbytes + math.prod(region_shape(task.region)) * (2 * width + 16) + answer_bytes(task)
 
 
 def computed(tasks: Sequence[ChunkTask], raw: Sequence[bytes]) -> bytes:

@@ -1,0 +1,167 @@
+"""Callers who mean harm: few bytes that ask for very much, answers that nobody reads, connections that are only held."""
+
+import json
+import math
+import socket
+import time
+import tracemalloc
+import zlib
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from activestore.core.selection import region_shape
+from activestore.core.wire import tasks_from_json
+from activestore.server import batch
+from activestore.server.batch import computed, groups, parse_batch, working_bytes
+from activestore.server.failures import RequestError
+from activestore.server.settings import ServerSettings
+from tests.server.running import Running, message, numbers, running
+
+MIB = 1 << 20
+VALUES = np.arange(24, dtype="f4")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("root")
+    (found / "x.bin").write_bytes(VALUES.tobytes())
+    (found / "large.bin").write_bytes(bytes(8 * MIB))
+    return found
+
+
+def said(count: int, shape: tuple[int, ...], region: list[Any], **more: Any) -> dict[str, Any]:
+    """Tasks as they travel, all alike: the sum of bytes."""
+    own = {"gap": [0] * count, "size": 1, "codecs": {"of": [[]]}} | more.pop("own", {})
+    template = {
+        "variable": "x",
+        "dtype": "|u1",
+        "skipna": True,
+        "axes": list(range(len(shape))),
+        "components": ["sum"],
+        "accumulator": "u8",
+        "fill": "00",
+        "selected": [1 << 20] * len(shape),
+    }
+    own |= {
+        "sequence": [0] + [1] * (count - 1),
+        "chunk": [0] * len(shape),
+        "shape": {"of": [list(shape)]},
+        "region": [{"of": [part]} for part in region],
+    }
+    return template | more | {"tasks": own}
+
+
+def parsed(tasks: dict[str, Any], settings: ServerSettings = ServerSettings()) -> batch.Batch:  # noqa: B008  # it is frozen
+    source = {"interface_type": "file", "url": "file:///x"}
+    return parse_batch(json.dumps({"source": source, "tasks": tasks}).encode(), None, settings)
+
+
+def asked(folder: Path, name: str, count: int) -> dict[str, Any]:
+    return {
+        "interface_type": "file",
+        "url": f"file://{folder}/{name}",
+        "dtype": "float32",
+        "shape": [count],
+        "offset": 0,
+        "size": 4 * count,
+    }
+
+
+def sent(server: Running, path: str, body: bytes, *, length: int | None = None) -> socket.socket:
+    """A connection with little room, on which a request was sent."""
+    address = urlsplit(server.url)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(20)
+    connection.connect((address.hostname, address.port))
+    said = len(body) if length is None else length
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {said}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def until(condition: Any, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+class TestMuchOfFewBytes:
+    """Requests of a few kilobytes, whose chunks are read, selected or answered in far more bytes than they have decoded."""
+
+    def test_stored_bytes_count(self):
+        found = parsed(said(8, (1,), [[0, 1, 1]], own={"size": 100 * MIB}))
+        assert list(map(len, groups(found.tasks))) == [1] * 8
+
+    def test_positions_that_repeat_count(self):
+        many = {"points": [0] * 4000}
+        of_values = {"axes": [], "components": ["values"]}
+        for more in ({}, of_values):
+            found = parsed(said(8, (1, 1), [many, many], **more))
+            assert list(map(len, groups(found.tasks))) == [1] * 8
+
+    def test_small_chunks_still_go_together(self):
+        found = parsed(said(300, (1000,), [[0, 1000, 1]], own={"size": 100}))
+        assert list(map(len, groups(found.tasks))) == [256, 44]
+
+    def test_pieces_that_lie_far_apart_are_refused(self):
+        pieces = 20_000
+        own = {"gap": [0] + [16_000] * (pieces - 1), "pieces": pieces}
+        with pytest.raises(RequestError, match="further apart"):
+            parsed(said(1, (pieces,), [[0, pieces, 1]], own=own))
+        near = {"gap": [0] + [500] * (pieces - 1), "pieces": pieces}
+        assert parsed(said(1, (pieces,), [[0, pieces, 1]], own=near)).tasks[0].chunks == pieces
+
+    def test_more_than_can_be_done_in_a_while_is_refused(self):
+        with pytest.raises(RequestError, match="ask for fewer") as caught:
+            parsed(said(4096, (1,), [[0, 1, 1]], own={"size": MIB}))
+        assert caught.value.status == 413
+        assert len(parsed(said(1000, (1,), [[0, 1, 1]], own={"size": MIB})).tasks) == 1000
+
+    def test_the_largest_chunk_is_not_too_much(self):
+        settings = ServerSettings(largest_chunk=4096 * MIB)
+        assert parsed(said(1, (2048 * MIB,), [[0, 2048 * MIB, 1]], selected=[2048 * MIB]), settings).tasks
+
+
+SHUFFLED = [{"id": "shuffle", "filter": 2, "values": [2]}, {"id": "zlib", "filter": 1, "values": [4]}]
+LISTED = {"values": list(range(0, 40, 2)), "valid_min": None, "valid_max": 90}
+PACKING = {"scale": 0.5, "scale_dtype": "<f8", "offset": 3.0, "offset_dtype": "<f8"}
+
+
+@pytest.mark.parametrize("dtype", ["|u1", "<i2", ">i8"])
+@pytest.mark.parametrize("component", ["sum", "moments", "argmax", "values"])
+@pytest.mark.parametrize("more", [{}, {"missing": LISTED}, {"packing": PACKING}, {"packing": PACKING, "missing": LISTED}])
+@pytest.mark.parametrize("form", ["stored", "deflated", "points"])
+def test_work_takes_no_more_memory_than_it_is_given(dtype: str, component: str, more: dict[str, Any], form: str) -> None:
+    kind = np.dtype(dtype)
+    shape = (64, 512)
+    stored = np.arange(math.prod(shape)).astype(kind).tobytes()
+    own: dict[str, Any] = {}
+    if form == "deflated":
+        stored = zlib.compress(np.frombuffer(stored, "u1").reshape(-1, 2).T.tobytes())
+        own["codecs"] = {"of": [SHUFFLED]}
+    # Four times as many numbers as there are.
+    rows = {"points": list(range(64)) * 4} if form == "points" else [0, 64, 1]
+    if component == "argmax":
+        own["placement"] = [{"of": [[0, 256 if form == "points" else 64, 1]]}, {"of": [[0, 512, 1]]}]
+    template = {"axes": [] if component == "values" else [0, 1], "components": [component], "dtype": dtype}
+    template |= {"accumulator": "f8", "fill": "00" * kind.itemsize}
+    tasks = tasks_from_json(
+        said(1, shape, [rows, [0, 512, 1]], own=own | {"size": len(stored)}, **template, **more),
+        largest_chunk=16 * MIB,
+        most_tasks=1,
+    )
+    assert math.prod(region_shape(tasks[0].region)) == math.prod(shape) * (4 if form == "points" else 1)
+    computed(tasks, [stored])
+    tracemalloc.start()
+    frames = computed(tasks, [stored])
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert b"error" not in frames[:40]
+    assert most <= working_bytes(tasks) + (64 << 10)
