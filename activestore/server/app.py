@@ -117,7 +117,7 @@ class _Plain:
         return self._parse(operation, body, login, largest_chunk=self._settings.largest_chunk)
 
     async def _answered(self, exchange: Exchange, request: ReduceRequest) -> None:
-        async with self._engine.turns.turn(), self._engine.answer(request, self._encode) as (body, headers):
+        async with self._engine.answer(request, self._encode) as (body, headers):
             await exchange.answer(200, body, headers)
 
 

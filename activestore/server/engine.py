@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from activestore.core.task import ChunkTask
-from activestore.core.wire import answer_bytes
+from activestore.core.wire import numbers_bytes
 from activestore.server.batch import Batch, computed, failed, groups, working_bytes
 from activestore.server.failures import RequestError
 from activestore.server.limits import Held, Memory, Turns, in_thread
@@ -19,6 +19,7 @@ from activestore.server.metrics import Metrics
 from activestore.server.place import Place
 from activestore.server.reading import Reader, read_size
 from activestore.server.reduce import Answer, memory, reduced
+from activestore.server.reduce import answer_bytes as plain_bytes
 from activestore.server.request import ReduceRequest
 from activestore.server.settings import ServerSettings
 
@@ -26,6 +27,10 @@ __all__ = ["Encoded", "Engine"]
 
 Encoded = tuple[bytes, dict[str, str]]
 """Body and headers of an answer."""
+_FOR_HEADER = 256
+"""Bytes of the frame of a chunk beside its numbers."""
+_SMALL_ANSWER = 128 << 10
+"""Bytes of an answer that the connection takes at once: whether the client reads them makes no difference here."""
 
 
 @dataclass(slots=True)
@@ -53,14 +58,16 @@ class Engine:
         self._settings, self._metrics = settings, metrics
         self._reader = Reader(settings, metrics)
         self.turns = Turns(settings.readers + settings.workers, queue=settings.queue)
-        # Who computes never waits for memory to read into, so that nobody waits in a circle. Answers are of the first kind, and
-        # taken in the order in which they are sent: what waits to be sent never waits for what is sent later.
-        self._stored, self._working = Memory(settings.chunk_memory // 2), Memory(settings.chunk_memory // 2)
+        # Memory is taken for the answer, for what is read, and for work on it, in this order, so that nobody waits in a circle;
+        # for answers in the order in which they are sent. Who reads an answer slowly keeps nobody but those from working whose
+        # answers are large too.
+        whole = settings.chunk_memory
+        self._answers, self._stored, self._working = Memory(whole // 8), Memory(whole * 3 // 8), Memory(whole // 2)
         self._readers = ThreadPoolExecutor(settings.readers, "activestore-read")
         self.workers = ThreadPoolExecutor(settings.workers, "activestore-work")
         self._ahead = 2 * settings.workers
         metrics.waiting.set_function(lambda: self.turns.waiting)
-        metrics.memory.set_function(lambda: self._stored.held + self._working.held)
+        metrics.memory.set_function(lambda: self._answers.held + self._stored.held + self._working.held)
 
     @property
     def interface_types(self) -> tuple[str, ...]:
@@ -82,8 +89,22 @@ class Engine:
         """Give the answer to a plain request; its memory is held for the length of the `async with` block.
 
         Raises:
-            RequestError: There is none.
+            RequestError: There is none, or there is too much to do.
         """
+        held = await self._room_for(plain_bytes(request, largest_chunk=self._settings.largest_chunk))
+        try:
+            async with self.turns.turn():
+                body, headers = await self._answered(request, encode)
+            held.shrink(len(body))
+            yield body, headers
+        finally:
+            held.shrink(0)
+
+    async def _room_for(self, nbytes: int) -> Held:
+        """Return memory for an answer; a small one needs none, and waits for nobody."""
+        return Held(0, lambda _: None) if nbytes <= _SMALL_ANSWER else await self._answers.take(nbytes)
+
+    async def _answered(self, request: ReduceRequest, encode: Callable[[Answer, ReduceRequest], Encoded]) -> Encoded:
         largest = self._settings.largest_chunk
 
         def work(raw: bytes) -> Encoded:
@@ -92,15 +113,12 @@ class Engine:
         size = request.size
         if size is None:
             size = await self._size_from(request)
-        async with self._stored.of(size) as stored:
+        async with self._stored.of(size):
             raw = await in_thread(self._readers, self._read_one, request)
-            async with self._working.of(memory(request, largest_chunk=largest)) as working:
-                body, headers = await in_thread(self.workers, work, raw)
-                del raw
-                stored.shrink(0)
-                working.shrink(len(body))
-                self._metrics.chunks.inc()
-                yield body, headers
+            async with self._working.of(memory(request, largest_chunk=largest)):
+                answered: Encoded = await in_thread(self.workers, work, raw)
+        self._metrics.chunks.inc()
+        return answered
 
     async def _size_from(self, request: ReduceRequest) -> int:
         """Return how many bytes there are from a request's offset on.
@@ -151,7 +169,7 @@ class Engine:
 
     async def _group(self, place: Place, group: Sequence[ChunkTask], *, first: bool) -> _Frames:
         ranges = [one for task in group for one in task.ranges]
-        held = await self._stored.take(read_size(ranges) + sum(map(answer_bytes, group)))
+        held = await self._room_for(sum(numbers_bytes(task) + _FOR_HEADER for task in group))
         try:
             data = await self._computed(place, group, ranges, first=first)
         except BaseException:
@@ -163,15 +181,16 @@ class Engine:
     async def _computed(
         self, place: Place, group: Sequence[ChunkTask], ranges: Sequence[tuple[int, int]], *, first: bool
     ) -> bytes:
-        try:
-            raw = await in_thread(self._readers, self._reader.read, place, ranges)
-        except RequestError as error:
-            if first:
-                raise
-            self._metrics.errors.labels(error.kind).inc()
-            return failed(group, error)
-        async with self._working.of(working_bytes(group)):
-            data = await in_thread(self.workers, computed, group, raw)
+        async with self._stored.of(read_size(ranges)):
+            try:
+                raw = await in_thread(self._readers, self._reader.read, place, ranges)
+            except RequestError as error:
+                if first:
+                    raise
+                self._metrics.errors.labels(error.kind).inc()
+                return failed(group, error)
+            async with self._working.of(working_bytes(group)):
+                data = await in_thread(self.workers, computed, group, raw)
         self._metrics.chunks.inc(sum(task.chunks for task in group))
         return data
 

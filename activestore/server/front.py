@@ -31,8 +31,12 @@ ABORT = "activestore.abort"
 _LOGGER = logging.getLogger("activestore.server")
 _PIECE = 256 << 10
 """Bytes of an answer that are given to the connection at once: what a slow client leaves there is memory."""
+_SLOWEST = 32 << 10
+"""Bytes of an answer that a client has to take per second, on the average: others wait for the memory that it has."""
 _BODIES = 8
 """Requests of the largest size whose bodies may be held at once."""
+_SMALL_BODY = 256 << 10
+"""Bytes of a request up to which it has room that larger ones do not get."""
 _OPEN = frozenset({"/healthz"})
 """Paths that need no token."""
 _KEY = "activestore.exchange"
@@ -61,6 +65,8 @@ class Exchange:
     """Public address of the object."""
     chunks: int = 0
     failure: RequestError | None = None
+    waited: float = 0.0
+    """Seconds for which the client let us wait to send."""
 
     async def body(self, most: int) -> bytes:
         """Return the body of the request, in full: no more than `most` bytes.
@@ -107,7 +113,6 @@ class Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
         body = memoryview(message.get("body", b""))
-        self.sent += len(body)
         try:
             while len(body) > _PIECE:
                 await self._one({"type": "http.response.body", "body": bytes(body[:_PIECE]), "more_body": True})
@@ -130,8 +135,11 @@ class Exchange:
         await self.gone()
 
     async def _one(self, message: Message) -> None:
-        async with asyncio.timeout(self.limits.read_timeout):
+        began, patience = time.monotonic(), self.limits.read_timeout
+        async with asyncio.timeout(min(patience, patience + self.sent / _SLOWEST - self.waited)):
             await self._send(message)
+        self.waited += time.monotonic() - began
+        self.sent += len(message.get("body", b""))
 
     async def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         """Send a whole answer."""
@@ -161,10 +169,12 @@ class Bodies:
         Raises:
             RequestError: 429: there is no room for them.
         """
-        if self._held + nbytes > self._most:
+        own = self._of.get(id(holder), 0) + nbytes
+        # A few large requests that come slowly would otherwise shut everybody out.
+        if self._held + nbytes > (self._most if own <= _SMALL_BODY else self._most // 2):
             raise busy("too many large requests wait already")
         self._held += nbytes
-        self._of[id(holder)] = self._of.get(id(holder), 0) + nbytes
+        self._of[id(holder)] = own
 
     def drop(self, holder: object) -> None:
         """Count what `holder` had as gone."""

@@ -22,7 +22,11 @@ from activestore.errors import CorruptChunkError, SumOverflowError, UnsupportedE
 from activestore.server.failures import RequestError
 from activestore.server.request import COMPRESSIONS, ReduceRequest
 
-__all__ = ["Answer", "memory", "reduced"]
+__all__ = ["Answer", "answer_bytes", "memory", "reduced"]
+
+
+_FOR_COUNT, _FOR_HEADERS = 22, 4096
+"""Bytes that a count may have, as text, and all that is neither numbers nor counts."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,9 +79,17 @@ def memory(request: ReduceRequest, *, largest_chunk: int) -> int:
     exact = 16 if request.operation == "sum" and request.dtype in ("int64", "uint64") else 0
     listed = 9 + request.itemsize if len(request.missing.values) > MANY else 0
     reducing = (decoded if request.compression or request.filters else 0) + cells * (request.itemsize + 2 + max(exact, listed))
-    answered = math.prod(layout.kept) if request.operation != "select" else cells
+    answered = cells if request.operation == "select" else math.prod(layout.kept)
     # Numbers and counts, cast, as Python's, and as bytes that grow while they are written.
     return stored + max(decoding, reducing) + answered * (4 * request.itemsize + 80) + 65536
+
+
+def answer_bytes(request: ReduceRequest, *, largest_chunk: int) -> int:
+    """Return how many bytes the answer to what is asked for has at most; parameters as for `memory`."""
+    layout = _layout(request, request.shape or (largest_chunk // request.itemsize,))
+    if request.operation == "select":
+        return math.prod(layout.selected) * request.itemsize + _FOR_HEADERS
+    return math.prod(layout.kept) * (request.itemsize + _FOR_COUNT) + _FOR_HEADERS
 
 
 def reduced(request: ReduceRequest, raw: bytes, *, largest_chunk: int) -> Answer:

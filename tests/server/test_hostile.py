@@ -165,3 +165,44 @@ def test_work_takes_no_more_memory_than_it_is_given(dtype: str, component: str, 
     tracemalloc.stop()
     assert b"error" not in frames[:40]
     assert most <= working_bytes(tasks) + (64 << 10)
+
+
+class TestSlowClients:
+    def test_one_that_reads_nothing_stops_nobody_else(self, folder: Path) -> None:
+        fields = json.dumps(asked(folder, "large.bin", 2 * MIB)).encode()
+        settings = ServerSettings(roots=(folder,), memory=16 * MIB, workers=1, readers=1)
+        with running(settings) as server, ExitStack() as stack:
+            # More of them than there are turns.
+            for _ in range(6):
+                stack.enter_context(sent(server, "/v2/select", fields))
+            until(lambda: server.metrics()["activestore_requests_under_way"] == 7)
+            time.sleep(0.2)
+            assert numbers(server.post("/v2/sum", asked(folder, "x.bin", 24))) == VALUES.sum()
+
+    def test_one_that_reads_a_little_at_a_time_is_cut_off(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("activestore.server.front._SLOWEST", 100 * MIB)
+        fields = json.dumps(asked(folder, "large.bin", 2 * MIB)).encode()
+        with (
+            running(ServerSettings(roots=(folder,), read_timeout=0.5)) as server,
+            sent(server, "/v2/select", fields) as connection,
+        ):
+            nbytes = 0
+            try:
+                # Often enough for each piece to be taken in time.
+                while part := connection.recv(128 << 10):
+                    nbytes += len(part)
+                    time.sleep(0.02)
+            except ConnectionError:
+                pass
+            assert nbytes < 8 * MIB
+            until(lambda: server.metrics()["activestore_chunk_memory_bytes"] == 0)
+
+    def test_large_requests_that_do_not_come_leave_room_for_small_ones(self, folder: Path) -> None:
+        settings = ServerSettings(roots=(folder,), largest_request=MIB)
+        with running(settings) as server, ExitStack() as stack:
+            for _ in range(8):
+                stack.enter_context(sent(server, "/activestore/v1/reduce", b" " * (MIB - 1), length=MIB))
+            until(lambda: server.metrics()["activestore_requests_under_way"] <= 5)
+            answer = server.post("/activestore/v1/reduce", b" " * (MIB - 1))
+            assert (answer.status, "too many large requests" in message(answer)) == (429, True)
+            assert numbers(server.post("/v2/sum", asked(folder, "x.bin", 24))) == VALUES.sum()
