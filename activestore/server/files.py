@@ -55,14 +55,14 @@ class AllowedFolders:
         """
         self._named_parts(place)
 
-    def find(self, place: Place) -> tuple[int, str]:
-        """Return size and version of a file.
+    def find(self, place: Place) -> tuple[int, str, float]:
+        """Return size and version of a file, and when it was modified, in seconds.
 
         Raises:
             RequestError: There is none, or it may not be read.
         """
         with self._opened(place) as descriptor:
-            return _identity(descriptor)
+            return *_identity(descriptor), os.fstat(descriptor).st_mtime
 
     def read(self, place: Place, ranges: Sequence[tuple[int, int]], *, version: str | None = None) -> list[bytes]:
         """Return the bytes of each (offset, size) of one version of a file, fewer only at the end.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 from botocore.credentials import ReadOnlyCredentials
 
@@ -27,6 +29,8 @@ _LONGEST_RANGE = 16 << 20
 """Bytes that may be read at once however small the largest chunk is: chunks that nearly touch are read together."""
 _GIVEN = frozenset({200, 206, 416})
 """What answers to ranges are: all of the object, a part, or that it has no such part."""
+_UNSETTLED = 2.0
+"""Seconds after a change in which another may leave the version as it is."""
 _NUMBER = r"([0-9]{1,19})"
 _PART = re.compile(rf"bytes {_NUMBER}-{_NUMBER}/(?:{_NUMBER}|\*)")
 _END = re.compile(rf"bytes \*/{_NUMBER}")
@@ -40,6 +44,8 @@ class Stored:
     """Bytes of the object."""
     version: str
     """ETag, or time of modification and size; "" if the origin gives none."""
+    settled: bool = True
+    """Whether the version would be another if the object changed now: many are made of times in whole seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +104,13 @@ class Origins:
             RequestError: There is none, it may not be read, or the origin does not answer or does not tell.
         """
         if place.interface_type == "file":
-            return Stored(*self._folders.find(place))
+            size, version, modified = self._folders.find(place)
+            return Stored(size, version, settled=time.time() - modified >= _UNSETTLED)
         address = self._allowed.permitted(place)
         answer = self._send("HEAD", place, address, {}, most=0)
         length = re.fullmatch(_NUMBER, answer.headers.get("Content-Length", ""))
         if answer.status == 200 and length is not None and (size := int(length[1])):
-            return Stored(size, _version(answer.headers, size))
+            return Stored(size, _version(answer.headers, size), settled=_settled(answer.headers))
         if answer.status >= 500 and answer.status != 501:
             raise refusal(answer, place, address)
         # An error has no words in answer to HEAD, some servers say 0 of any object, and some know no HEAD at all.
@@ -113,7 +120,7 @@ class Origins:
         told = _size(answer)
         if told is None:
             raise _nonsense(address, "does not tell how large the object is")
-        return Stored(told, _version(answer.headers, told))
+        return Stored(told, _version(answer.headers, told), settled=_settled(answer.headers))
 
     def read(self, place: Place, ranges: Sequence[tuple[int, int]], *, version: str | None = None) -> list[bytes]:
         """Return the bytes of each (offset, size) of one version of an object, fewer only at the end; read one after the other.
@@ -249,6 +256,17 @@ def _version(headers: Mapping[str, str], size: int | None) -> str:
     if tag.strip('W/"') and tag.isascii() and tag.isprintable():
         return tag
     return f"{modified} {size}" if modified and size is not None else ""
+
+
+def _settled(headers: Mapping[str, str]) -> bool:
+    """Whether an object was modified long enough ago, by the clock of its origin; those that say no time have better tags."""
+    if "Last-Modified" not in headers:
+        return True
+    try:
+        modified, now = (parsedate_to_datetime(headers[name]).timestamp() for name in ("Last-Modified", "Date"))
+    except (KeyError, ValueError, OverflowError):
+        return False
+    return now - modified >= _UNSETTLED
 
 
 def _nonsense(address: WebAddress, what: str) -> RequestError:

@@ -62,8 +62,10 @@ class Reader:
         """Return the bytes out of the cache where it has those of the object as it is now."""
         for attempt in range(_ATTEMPTS):
             # The origin is asked each time: it knows whether the object is still the same, and whether this caller may see it.
-            version = self.origins.find(place).version
-            found = {one: cache.get(place, version, *one) for one in set(ranges)}
+            stored = self.origins.find(place)
+            version = stored.version
+            kept_as = version if stored.settled else ""
+            found = {one: cache.get(place, kept_as, *one) for one in set(ranges)}
             missing = [one for one in dict.fromkeys(ranges) if found[one] is None]
             try:
                 read = self._fresh(place, missing, version or None)
@@ -72,7 +74,7 @@ class Reader:
                     continue
                 raise
             for one, data in zip(missing, read, strict=True):
-                cache.put(place, version, *one, data)
+                cache.put(place, kept_as, *one, data)
                 found[one] = data
             self._metrics.cache_hits.inc(len(found) - len(missing))
             self._metrics.cache_misses.inc(len(missing))
