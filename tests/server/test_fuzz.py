@@ -399,6 +399,8 @@ def _at(found: Any, path: tuple[Any, ...]) -> Any:
 
 def _changed(draw: Callable[[st.SearchStrategy[Any]], Any], said: Any) -> None:
     """Change one value of a request, in place."""
+    if not said:
+        return
     path = draw(st.sampled_from(list(_paths(said))))
     holder, name = _at(said, path[:-1]), path[-1]
     old = holder[name]
