@@ -33,6 +33,8 @@ _LOGGER = logging.getLogger("activestore.server")
 _TOKEN = "ACTIVESTORE_SERVE_TOKEN"  # noqa: S105  # the name of a variable
 _CONNECTIONS = 4096
 """Connections of clients that may be open at once."""
+_OTHER_FILES = 512
+"""Files, and connections to origins, that may be open at once."""
 _KEEP_ALIVE = 75
 """Seconds for which an idle connection is kept."""
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -227,12 +229,26 @@ def _config(app: Any, arguments: argparse.Namespace) -> uvicorn.Config:  # Any: 
         server_header=False,
         proxy_headers=False,
         backlog=2048,
-        limit_concurrency=_CONNECTIONS,
+        limit_concurrency=_connections(),
         timeout_keep_alive=_KEEP_ALIVE,
         ssl_certfile=arguments.tls_cert,
         ssl_keyfile=arguments.tls_key,
         ssl_ciphers=_CIPHERS,
     )
+
+
+def _connections() -> int:
+    """Return how many connections of clients may be open: so many that files and origins can still be opened."""
+    try:
+        import resource  # noqa: PLC0415  # of Unix only
+    except ImportError:
+        return _CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _CONNECTIONS + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return _CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(_CONNECTIONS, soft - _OTHER_FILES))
 
 
 def _take_memory_from_one_pool() -> None:

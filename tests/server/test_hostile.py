@@ -3,21 +3,27 @@
 import json
 import math
 import socket
+import subprocess
+import sys
+import threading
 import time
 import tracemalloc
 import zlib
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import urllib3
 
 from activestore.core.selection import region_shape
 from activestore.core.wire import tasks_from_json
 from activestore.server import batch
 from activestore.server.batch import computed, groups, parse_batch, working_bytes
+from activestore.server.connection import Connection
 from activestore.server.failures import RequestError
 from activestore.server.settings import ServerSettings
 from tests.server.running import Running, message, numbers, running
@@ -72,7 +78,7 @@ def asked(folder: Path, name: str, count: int) -> dict[str, Any]:
     }
 
 
-def sent(server: Running, path: str, body: bytes, *, length: int | None = None) -> socket.socket:
+def sent(server: Running, path: str, body: bytes, *, length: int | None = None, more: str = "") -> socket.socket:
     """A connection with little room, on which a request was sent."""
     address = urlsplit(server.url)
     connection = socket.socket()
@@ -80,7 +86,7 @@ def sent(server: Running, path: str, body: bytes, *, length: int | None = None) 
     connection.settimeout(20)
     connection.connect((address.hostname, address.port))
     said = len(body) if length is None else length
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {said}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {said}\r\n{more}\r\n"
     connection.sendall(head.encode() + body)
     return connection
 
@@ -206,3 +212,103 @@ class TestSlowClients:
             answer = server.post("/activestore/v1/reduce", b" " * (MIB - 1))
             assert (answer.status, "too many large requests" in message(answer)) == (429, True)
             assert numbers(server.post("/v2/sum", asked(folder, "x.bin", 24))) == VALUES.sum()
+
+
+class TestConnections:
+    """Sockets that are only held."""
+
+    @pytest.fixture
+    def server(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+        monkeypatch.setattr("activestore.server.connection._SECONDS", 0.3)
+        with running(ServerSettings(roots=(folder,))) as found:
+            yield found
+
+    def held(self, server: Running, *, after: bytes, length: int = 0) -> float:
+        """How long a connection lasts on which, after an answer, these bytes come and nothing else."""
+        with sent(server, "/v2/sum" if length else "/v2/_probe", b"{}", length=length or None) as connection:
+            assert connection.recv(4096).startswith(b"HTTP/1.1 4")
+            connection.sendall(after)
+            began = time.monotonic()
+            connection.settimeout(3)
+            with suppress(ConnectionError):
+                assert connection.recv(4096) == b""
+            return time.monotonic() - began
+
+    def test_empty_lines_keep_no_connection(self, server: Running) -> None:
+        assert self.held(server, after=b"\r\n") < 2
+
+    def test_the_rest_of_a_request_that_was_refused_keeps_no_connection(self, server: Running) -> None:
+        assert self.held(server, after=b" " * 100, length=1 << 40) < 2
+
+    def test_who_does_not_take_the_last_of_an_answer_is_cut_off(
+        self, folder: Path, server: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = Connection.connection_made
+
+        def with_little_room(self: Connection, transport: Any) -> None:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            made(self, transport)
+
+        monkeypatch.setattr(Connection, "connection_made", with_little_room)
+        fields = json.dumps(asked(folder, "large.bin", 50_000)).encode()
+        with sent(server, "/v2/select", fields, more="Connection: close\r\n") as connection:
+            time.sleep(1)
+            nbytes = 0
+            with suppress(ConnectionError):
+                while part := connection.recv(1 << 20):
+                    nbytes += len(part)
+            assert nbytes < 200_000
+
+    def test_a_flood_of_requests_on_one_connection_ends_it_and_what_it_asked_for(
+        self, folder: Path, server: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        go_on = threading.Event()
+        monkeypatch.setattr("activestore.server.engine.reduced", lambda *_, **__: go_on.wait(10) and 1 / 0)
+        fields = json.dumps(asked(folder, "x.bin", 24)).encode()
+        with sent(server, "/v2/sum", fields) as connection, suppress(ConnectionError):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\n\r\n" * 10_000)
+            assert connection.recv(100) == b""
+        go_on.set()
+        until(lambda: server.metrics()["activestore_requests_under_way"] == 1)
+        found = server.metrics()
+        assert found['activestore_requests_total{endpoint="v2/sum",status="499"}'] == 1
+        assert 'activestore_requests_total{endpoint="healthz",status="200"}' not in found
+
+    def test_a_few_requests_ahead_are_answered_in_order(self, folder: Path, server: Running) -> None:
+        fields = json.dumps(asked(folder, "large.bin", MIB)).encode()
+        with sent(server, "/v2/select", fields) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\n\r\n" * 3 + b"GET /heal")
+            time.sleep(0.5)
+            connection.sendall(b"thz HTTP/1.1\r\n\r\n")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            data = b""
+            while data.count(b"ok\n") < 4:
+                data += connection.recv(1 << 20)
+            assert data.count(b"HTTP/1.1 200") == 5
+
+
+FEW_FILES = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (540, 540))
+from activestore.cli import main
+sys.exit(main(["serve", "--port", "0", "--root", sys.argv[1]]))
+"""
+
+
+def test_connections_leave_room_for_files(folder: Path) -> None:
+    pytest.importorskip("resource")
+    with subprocess.Popen([sys.executable, "-c", FEW_FILES, str(folder)], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            url = next(line for line in process.stderr if "serving on" in line).split()[3].rstrip(";")
+            with ExitStack() as stack, urllib3.PoolManager(retries=False, timeout=10) as http:
+                server = Running(url, http)
+                assert server.get("/healthz").status == 200
+                for _ in range(600):
+                    with suppress(ConnectionError):
+                        stack.enter_context(sent(server, "/healthz", b"", length=0))
+                answer = server.post("/v2/sum", asked(folder, "x.bin", 24))
+                assert answer.status == 503 or numbers(answer) == VALUES.sum()
+                assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) < 100
+        finally:
+            process.kill()
