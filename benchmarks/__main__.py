@@ -198,7 +198,9 @@ def _over_a_line(case: line.Case, options: argparse.Namespace) -> tuple[Mapping[
     if line.files_missing(folder, tiny=options.small):
         _progress(f"making the files of the line in {folder}")
         line.make(folder, tiny=options.small)
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (line.INDEXERS if case.only_index else line.CONTENDERS)}
+    names = line.INDEXERS if case.only_index else line.CONTENDERS
+    wanted_names = options.contenders or [""]
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names if any(text in name for text in wanted_names)}
     missing = line.missing_server()
     if missing is not None:
         return runs, [case.title, f"  not measured: {missing}"]
@@ -227,9 +229,9 @@ def _line_targets(case: line.Case, runs: Mapping[str, Runs], size: int) -> list[
     """Return what should hold of a case over a slow line, in a file of `size` bytes."""
 
     def most(what: str) -> float | None:
-        return max((run[what] for run in runs[OURS] if "seconds" in run), default=None)
+        return max((run[what] for run in runs.get(OURS, []) if "seconds" in run), default=None)
 
-    ours, moved = best(runs[OURS]), most("moved")
+    ours, moved = best(runs.get(OURS, [])), most("moved")
     if case.only_index:
         return [
             Target("time", ours, 0.4, "s"),
@@ -239,7 +241,7 @@ def _line_targets(case: line.Case, runs: Mapping[str, Runs], size: int) -> list[
     targets = []
     for who, limits in ((OURS, case.targets), (line.OWN, case.own_targets)):
         for peer, limit in limits.items():
-            time, theirs = best(runs[who]), best(runs[peer])
+            time, theirs = best(runs.get(who, [])), best(runs.get(peer, []))
             speed = theirs / time if time and theirs else None
             targets.append(Target(f"speed of {who} beside {peer}", speed, limit, "x", at_least=True))
     if case.share is not None:
@@ -258,10 +260,12 @@ def _serving(name: str, options: argparse.Namespace) -> tuple[Mapping[str, Runs]
         turns = {who: ("serving", name, who, json.dumps(asdict(place))) for who in case.contenders}
         runs = _rounds(turns, options.rounds)
         memory = peak_of_ours()
-    (who, limit), theirs = case.target, best(runs[serving.PEER])
-    ours = best(runs[who])
-    ratio = theirs / ours if ours and theirs else None
-    targets = [Target(f"speed of {who} beside {serving.PEER}", ratio, limit, "x", at_least=True)]
+    targets = []
+    if case.target is not None:
+        (who, limit), theirs = case.target, best(runs[serving.PEER])
+        ours = best(runs[who])
+        ratio = theirs / ours if ours and theirs else None
+        targets = [Target(f"speed of {who} beside {serving.PEER}", ratio, limit, "x", at_least=True)]
     if case.most_memory is not None:
         targets.append(Target("peak memory of our server", memory, case.most_memory, "MB"))
     lines = [case.title, *serving_table(runs, peer=serving.PEER), f"  peak memory of our server: {memory:.0f} MB"]

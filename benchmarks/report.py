@@ -62,7 +62,7 @@ def reduction_table(runs: Mapping[str, Runs], *, ours: str, bounds: Sequence[str
 
 def line_table(runs: Mapping[str, Runs], *, ours: str, bound: str) -> list[str]:
     """Return the lines of a table of what was done over a slow line."""
-    our_time = best(runs[ours])
+    our_time = best(runs.get(ours, []))
     rows = [
         (
             "",
