@@ -14,6 +14,7 @@ import signal
 import socket
 import ssl
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import activestore
 from activestore.errors import ConfigurationError
 from activestore.server.app import create_app
 from activestore.server.connection import Connection
+from activestore.server.engine import THREADS
 from activestore.server.front import ACCESS_LOG
 from activestore.server.settings import ServerSettings
 
@@ -79,6 +81,11 @@ def serve(arguments: argparse.Namespace) -> int:
             signal.signal(number, server.handle_exit)
         print(f"activestore: serving on {scheme}://{shown}:{port}; Ctrl-C stops", file=sys.stderr, flush=True)
         server.run(sockets=[listening])
+    if any(thread.name.startswith(THREADS) for thread in threading.enumerate()):
+        # Python would wait for them, for ever if a file system does not answer.
+        _LOGGER.warning("reads that do not end are left behind")
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 
@@ -97,6 +104,19 @@ class _Server(uvicorn.Server):
         timer.cancel()
         if self.force_exit:
             await self.lifespan.shutdown()
+            await self._end_connections()
+
+    async def _end_connections(self) -> None:
+        """Give those who ask the time to hear of it, and end the connections of those who do not listen."""
+        await self._end_tasks()
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Connection):
+                connection.transport.abort()
+        await self._end_tasks()
+
+    async def _end_tasks(self) -> None:
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=1)
 
     def _break_off(self) -> None:
         _LOGGER.warning("what is still under way after %g s is broken off", self._grace)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +25,14 @@ from activestore.server.reduce import answer_bytes as plain_bytes
 from activestore.server.request import ReduceRequest
 from activestore.server.settings import ServerSettings
 
-__all__ = ["Encoded", "Engine"]
+__all__ = ["THREADS", "Encoded", "Engine"]
 
 Encoded = tuple[bytes, dict[str, str]]
 """Body and headers of an answer."""
+THREADS = "activestore-serve-"
+"""What the names of the threads that read and compute begin with."""
+_ENDING, _PAUSE = 10.0, 0.05
+"""Seconds that threads have to end, and between two looks whether they have."""
 _FOR_HEADER = 256
 """Bytes of the frame of a chunk beside its numbers."""
 _SMALL_ANSWER = 128 << 10
@@ -63,8 +69,8 @@ class Engine:
         # answers are large too.
         whole = settings.chunk_memory
         self._answers, self._stored, self._working = Memory(whole // 8), Memory(whole * 3 // 8), Memory(whole // 2)
-        self._readers = ThreadPoolExecutor(settings.readers, "activestore-read")
-        self.workers = ThreadPoolExecutor(settings.workers, "activestore-work")
+        self._readers = ThreadPoolExecutor(settings.readers, f"{THREADS}read")
+        self.workers = ThreadPoolExecutor(settings.workers, f"{THREADS}work")
         self._ahead = 2 * settings.workers
         metrics.waiting.set_function(lambda: self.turns.waiting)
         metrics.memory.set_function(lambda: self._answers.held + self._stored.held + self._working.held)
@@ -195,10 +201,18 @@ class Engine:
         return data
 
     def close(self) -> None:
-        """End the threads and close the connections."""
-        self._reader.origins.abandon()
-        self._readers.shutdown(cancel_futures=True)
-        self.workers.shutdown(cancel_futures=True)
+        """End the threads, or give up on those that do not end, and close the connections."""
+        for pool in (self._readers, self.workers):
+            pool.shutdown(wait=False, cancel_futures=True)
+        ending = [threading.Thread(target=pool.shutdown, daemon=True) for pool in (self._readers, self.workers)]
+        for thread in ending:
+            thread.start()
+        end = time.monotonic() + _ENDING
+        while any(thread.is_alive() for thread in ending) and time.monotonic() < end:
+            # Again and again: between two reads of a thread there is none that could be broken off.
+            self._reader.origins.abandon()
+            for thread in ending:
+                thread.join(_PAUSE)
         self._reader.close()
 
 

@@ -125,14 +125,27 @@ async def in_thread(executor: Executor, function: Callable[..., _Found], *argume
     """Return what `function` makes of the arguments in a thread; who is cancelled still waits for it to end.
 
     What the function uses is therefore in use until this returns.
+
+    Raises:
+        RequestError: 503: the executor takes no more work.
     """
-    running: Future[_Found] = executor.submit(function, *arguments)
+    try:
+        running: Future[_Found] = executor.submit(function, *arguments)
+    except RuntimeError as error:
+        raise _stopping() from error
     try:
         return await asyncio.shield(asyncio.wrap_future(running))
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if running.cancelled() and task is not None and not task.cancelling():
+            raise _stopping() from error
         if not running.cancel():
             await _end_of(running)
         raise
+
+
+def _stopping() -> RequestError:
+    return RequestError(503, "this server is being stopped; try again later", kind="busy", headers={"Retry-After": "5"})
 
 
 async def _end_of(running: Future[_Found]) -> None:

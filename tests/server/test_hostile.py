@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 import socket
 import subprocess
 import sys
@@ -24,8 +25,11 @@ from activestore.core.wire import tasks_from_json
 from activestore.server import batch
 from activestore.server.batch import computed, groups, parse_batch, working_bytes
 from activestore.server.connection import Connection
+from activestore.server.engine import Engine
 from activestore.server.failures import RequestError
+from activestore.server.metrics import Metrics
 from activestore.server.settings import ServerSettings
+from tests.real.servers import EmbeddedServer, run_embedded
 from tests.server.running import Running, message, numbers, running
 
 MIB = 1 << 20
@@ -312,3 +316,45 @@ def test_connections_leave_room_for_files(folder: Path) -> None:
                 assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) < 100
         finally:
             process.kill()
+
+
+class TestStopping:
+    """What is under way, or waits, when the server is told to stop."""
+
+    def stopped(self, server: EmbeddedServer) -> str:
+        """What a server had to say, which ends in time."""
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(15) == 0
+        return server.log_file.read_text()
+
+    def test_requests_that_wait_for_a_stalled_origin_begin_no_new_read(self, folder: Path, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=50) as stalled, ExitStack() as stack:
+            origin = f"http://127.0.0.1:{stalled.getsockname()[1]}"
+            options = ("--root", str(folder), "--allow-origin", origin, "--readers", "1", "--workers", "1", "--grace", "1")
+            with run_embedded(tmp_path, *options) as process, urllib3.PoolManager() as http:
+                fields = asked(folder, "x.bin", 24) | {"interface_type": "http", "url": f"{origin}/x"}
+                server = Running(process.url, http)
+                asking = [stack.enter_context(sent(server, "/v2/sum", json.dumps(fields).encode())) for _ in range(20)]
+                until(lambda: server.metrics()["activestore_requests_under_way"] == 21)
+                assert "Traceback" not in self.stopped(process)
+            statuses = {connection.recv(12) for connection in asking}
+        assert statuses == {b"HTTP/1.1 502", b"HTTP/1.1 503"}
+
+    def test_clients_that_read_nothing_are_cut_off(self, folder: Path, tmp_path: Path) -> None:
+        fields = json.dumps(asked(folder, "large.bin", 2 * MIB)).encode()
+        with (
+            run_embedded(tmp_path, "--root", str(folder), "--grace", "1") as process,
+            urllib3.PoolManager() as http,
+            sent(Running(process.url, http), "/v2/select", fields),
+        ):
+            until(lambda: Running(process.url, http).metrics()["activestore_chunks_total"] == 1)
+            assert "Traceback" not in self.stopped(process)
+
+    def test_a_thread_that_never_ends_is_left_behind(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("activestore.server.engine._ENDING", 0.2)
+        engine, never = Engine(ServerSettings(roots=(folder,)), Metrics()), threading.Event()
+        engine.workers.submit(never.wait, 20)
+        began = time.monotonic()
+        engine.close()
+        assert time.monotonic() - began < 5
+        never.set()
