@@ -98,8 +98,8 @@ class _Plain:
         operation = scope["path_params"]["operation"]
         exchange.endpoint = f"{self._version}/{operation if operation in OPERATIONS else 'unknown'}"
         request = await self._understood(exchange, operation)
-        _name(exchange, request.place, 1)
         self._engine.check(request.place)
+        _name(exchange, request.place, 1)
         await _while_connected(exchange, self._answered(exchange, request))
 
     async def _understood(self, exchange: Exchange, operation: str) -> ReduceRequest:
@@ -137,8 +137,8 @@ class _Batches:
     async def _answered(self, exchange: Exchange, body: bytes, login: Login | None) -> None:
         async with self._engine.turns.turn():
             batch = await in_thread(self._engine.workers, parse_batch, body, login, self._settings)
-            _name(exchange, batch.place, sum(task.chunks for task in batch.tasks))
             self._engine.check(batch.place)
+            _name(exchange, batch.place, sum(task.chunks for task in batch.tasks))
             async with aclosing(self._engine.frames(batch)) as frames:
                 async for some in frames:
                     # What the first frames fail with is the answer's status.
@@ -151,6 +151,7 @@ class _Batches:
 
 
 def _name(exchange: Exchange, place: Place, chunks: int) -> None:
+    """Say in the log what is read: an address that has been checked, as nobody knows where the secrets of others are."""
     exchange.place, exchange.chunks = public_address(place.url), chunks
 
 

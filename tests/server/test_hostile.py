@@ -1,6 +1,7 @@
 """Callers who mean harm: few bytes that ask for very much, answers that nobody reads, connections that are only held."""
 
 import json
+import logging
 import math
 import signal
 import socket
@@ -27,6 +28,7 @@ from activestore.server.batch import computed, groups, parse_batch, working_byte
 from activestore.server.connection import Connection
 from activestore.server.engine import Engine
 from activestore.server.failures import RequestError
+from activestore.server.front import ACCESS_LOG
 from activestore.server.metrics import Metrics
 from activestore.server.settings import ServerSettings
 from tests.real.servers import EmbeddedServer, run_embedded
@@ -316,6 +318,21 @@ def test_connections_leave_room_for_files(folder: Path) -> None:
                 assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) < 100
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:pass/word@h/x", "//me:password@h/x?word", "http:/me:password@h/x", "s3://me:pass/word@h/b", "file:word"]
+)
+@pytest.mark.parametrize("path", ["/v2/sum", "/activestore/v1/reduce"])
+def test_an_address_that_is_none_is_not_logged(folder: Path, url: str, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    source = {"interface_type": "http", "url": url}
+    plain = path == "/v2/sum"
+    with running(ServerSettings(roots=(folder,))) as server, caplog.at_level(logging.INFO, ACCESS_LOG):
+        body = source | {"dtype": "int32"} if plain else {"source": source, "tasks": said(1, (1,), [[0, 1, 1]])}
+        answer = server.post(path, body)
+    assert answer.status == 400
+    assert "word" not in message(answer).replace("no user, password or fragment", "")
+    assert "word" not in caplog.text.replace("no user, password or fragment", "")
 
 
 class TestStopping:
