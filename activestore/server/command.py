@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from prometheus_client import disable_created_metrics
 
 import activestore
 from activestore.errors import ConfigurationError
@@ -66,6 +67,7 @@ def serve(arguments: argparse.Namespace) -> int:
         ConfigurationError: Something on the command line is not understood, or the address is taken.
     """
     settings = settings_of(arguments)
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # when counters began would double what is shown
     app = create_app(settings, version=activestore.__version__)
     _take_memory_from_one_pool()
     listening = _listening(arguments.host, arguments.port)

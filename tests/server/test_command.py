@@ -386,7 +386,9 @@ class TestRunning:
         with started("--root", str(data), ACTIVESTORE_SERVE_TOKEN=TOKEN) as server:
             assert server.get("/healthz").data == b"ok\n"
             assert server.get("/metrics").status == 401
-            assert b"activestore_requests_total" in server.get("/metrics", Authorization=f"Bearer {TOKEN}").data
+            shown = server.get("/metrics", Authorization=f"Bearer {TOKEN}").data
+            assert b"activestore_requests_total" in shown
+            assert b"_created" not in shown
             with pytest.raises(BackendUnavailableError, match="token"):
                 Active(data / "tas.nc", "tas", backend="reductionist", server=server.url).mean()
             options = {"token": TOKEN}
