@@ -284,7 +284,7 @@ class TestKilled:
 
     @pytest.mark.parametrize("extension", [True, False])
     def test_the_rest_is_computed_here(self, active: Any, server: Restartable, slow: Line, extension: bool) -> None:
-        with meanwhile(slow, 1 if extension else 12, server.kill):
+        with meanwhile(slow, 1 if extension else 40, server.kill):
             result = within(PATIENT, run, active(retries=2, extension=extension), "mean")
         right("mean", result.value)
         assert result.report.where["local fallback"] >= 4
@@ -295,7 +295,7 @@ class TestKilled:
         self, active: Any, server: Restartable, slow: Line, extension: bool
     ) -> None:
         one = active(retries=2, extension=extension)
-        with meanwhile(slow, 1 if extension else 12, server.kill), pytest.raises(BackendError) as lost:
+        with meanwhile(slow, 1 if extension else 40, server.kill), pytest.raises(BackendError) as lost:
             within(PATIENT, lambda: run(one, "mean", fallback="error"))
         assert server.url in str(lost.value)
         assert "\n" not in str(lost.value)
@@ -308,7 +308,7 @@ class TestKilled:
             server.start()
 
         one = active(retries=12, extension=extension)
-        with meanwhile(slow, 1 if extension else 12, restart):
+        with meanwhile(slow, 1 if extension else 40, restart):
             result = within(2 * PATIENT, lambda: run(one, "mean", fallback="error"))
         right("mean", result.value)
         assert result.report.where == {"reductionist": CHUNKS}
