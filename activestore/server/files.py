@@ -56,13 +56,14 @@ class AllowedFolders:
         self._named_parts(place)
 
     def find(self, place: Place) -> tuple[int, str, float]:
-        """Return size and version of a file, and when it was modified, in seconds.
+        """Return size and version of a file, and when it was changed, in seconds.
 
         Raises:
             RequestError: There is none, or it may not be read.
         """
         with self._opened(place) as descriptor:
-            return *_identity(descriptor), os.fstat(descriptor).st_mtime
+            found = os.fstat(descriptor)
+            return found.st_size, _version(found), found.st_ctime
 
     def read(self, place: Place, ranges: Sequence[tuple[int, int]], *, version: str | None = None) -> list[bytes]:
         """Return the bytes of each (offset, size) of one version of a file, fewer only at the end.
@@ -71,9 +72,9 @@ class AllowedFolders:
             RequestError: There is none, it may not be read, or it has changed.
         """
         with self._opened(place) as descriptor:
-            before = _identity(descriptor)
-            found = [_read(descriptor, offset, min(size, before[0] - offset)) for offset, size in ranges]
-            if _identity(descriptor) != before or (version and before[1] != version):
+            before = os.fstat(descriptor)
+            found = [_read(descriptor, offset, min(size, before.st_size - offset)) for offset, size in ranges]
+            if _content(os.fstat(descriptor)) != _content(before) or (version and _version(before) != version):
                 raise RequestError(409, f"{place.url}: has changed", kind="origin")
             return found
 
@@ -128,10 +129,14 @@ def _read(descriptor: int, offset: int, size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _identity(descriptor: int) -> tuple[int, str]:
-    """Return size and version of an open file."""
-    found = os.fstat(descriptor)
-    return found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}-{found.st_ino:x}"
+def _version(found: os.stat_result) -> str:
+    # The time of modification can be set, that of any change cannot.
+    return f"{found.st_mtime_ns:x}-{found.st_ctime_ns:x}-{found.st_size:x}-{found.st_ino:x}"
+
+
+def _content(found: os.stat_result) -> tuple[int, int]:
+    """Return what changes with the bytes of an open file: not its other times, which change when its name does."""
+    return found.st_mtime_ns, found.st_size
 
 
 def _path_parts(url: str) -> Parts:

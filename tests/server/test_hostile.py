@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import signal
 import socket
 import subprocess
@@ -333,6 +334,22 @@ def test_an_address_that_is_none_is_not_logged(folder: Path, url: str, path: str
     assert answer.status == 400
     assert "word" not in message(answer).replace("no user, password or fragment", "")
     assert "word" not in caplog.text.replace("no user, password or fragment", "")
+
+
+def test_a_file_that_is_written_over_and_dated_back_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As of a file that nobody has touched for long.
+    monkeypatch.setattr("activestore.server.origins._UNSETTLED", -1)
+    path, dates = tmp_path / "x.bin", (10**9, 10**9)
+    path.write_bytes(VALUES.tobytes())
+    os.utime(path, dates)
+    with running(ServerSettings(roots=(tmp_path,), cache=MIB)) as server:
+        for _ in range(2):
+            assert numbers(server.post("/v2/sum", asked(tmp_path, "x.bin", 24))) == VALUES.sum()
+        assert server.metrics()["activestore_cache_hits_total"] == 1
+        with path.open("r+b") as file:
+            file.write((VALUES + 1).tobytes())
+        os.utime(path, dates)
+        assert numbers(server.post("/v2/sum", asked(tmp_path, "x.bin", 24))) == VALUES.sum() + 24
 
 
 class TestStopping:

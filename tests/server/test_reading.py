@@ -41,7 +41,8 @@ def test_what_was_just_written_is_not_kept(server, path):
     assert server.metrics()["activestore_cache_hits_total"] == 0
 
 
-def test_what_was_written_some_time_ago_is(server, path):
+def test_what_was_written_some_time_ago_is(server, path, monkeypatch):
+    monkeypatch.setattr("activestore.server.origins._UNSETTLED", -1)
     written(path, 1, at=time.time_ns() - 10**10)
     assert [highest(server, path) for _ in range(3)] == [1, 1, 1]
     assert server.metrics()["activestore_cache_hits_total"] == 2
