@@ -179,7 +179,18 @@ def _size_before(earlier: tuple[Codec, ...], nbytes: int) -> int | None:
     return nbytes + 4 * sum(codec.id == "fletcher32" for codec in earlier)
 
 
-_DECODING_ERRORS = (RuntimeError, ValueError, TypeError, OSError, EOFError, IndexError, MemoryError, OverflowError, zlib.error)
+_DECODING_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    OSError,
+    EOFError,
+    IndexError,
+    MemoryError,
+    OverflowError,
+    SyntaxError,  # NumPy's, for the name of a type that is none
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from activestore.core.packing import unpacked_dtype
 from activestore.core.selection import region_shape
 from activestore.core.task import ChunkTask
 from activestore.core.wire import answer_bytes, failure_to_bytes, partial_to_bytes, tasks_from_json
-from activestore.errors import CorruptChunkError, SumOverflowError, UnsupportedError, WireError
+from activestore.errors import ActivestoreError, CorruptChunkError, SumOverflowError, UnsupportedError, WireError
 from activestore.server.failures import RequestError
 from activestore.server.place import Login, Place
 from activestore.server.reading import read_size
@@ -135,15 +135,20 @@ def computed(tasks: Sequence[ChunkTask], raw: Sequence[bytes]) -> bytes:
     return b"".join([_frame(task, [next(left) for _ in task.ranges]) for task in tasks])
 
 
+_KINDS: tuple[tuple[type[ActivestoreError], str], ...] = (
+    (CorruptChunkError, "corrupt"),
+    (UnsupportedError, "unsupported"),
+    (SumOverflowError, "overflow"),
+)
+
+
 def _frame(task: ChunkTask, raw: list[bytes]) -> bytes:
     try:
         return partial_to_bytes(reduce_stored(raw, task))
-    except CorruptChunkError as error:
-        return failure_to_bytes(task.sequence, "corrupt", str(error))
-    except UnsupportedError as error:
-        return failure_to_bytes(task.sequence, "unsupported", str(error))
-    except SumOverflowError as error:
-        return failure_to_bytes(task.sequence, "overflow", str(error))
+    except (CorruptChunkError, UnsupportedError, SumOverflowError) as error:
+        kind = next(kind for of, kind in _KINDS if isinstance(error, of))
+        # Who asked knows which chunk it is, and of which file.
+        return failure_to_bytes(task.sequence, kind, str(error).removeprefix(f"{task.describe()}: "))
 
 
 def failed(tasks: Iterable[ChunkTask], error: RequestError) -> bytes:

@@ -386,7 +386,7 @@ def test_chunks_at_work_stay_within_the_budget(path, monkeypatch):
     monkeypatch.setattr(posix, "_MEMORY", 20_000)
     held = most = 0
     lock = threading.Lock()
-    reduced = posix.reduce_chunk
+    reduced = posix.reduce_stored
 
     class Remote(LocalSource):
         is_remote = True
@@ -408,10 +408,10 @@ def test_chunks_at_work_stay_within_the_budget(path, monkeypatch):
         nonlocal held
         partial = reduced(raw, task)
         with lock:
-            held -= len(raw)
+            held -= sum(map(len, raw))
         return partial
 
-    monkeypatch.setattr(posix, "reduce_chunk", reduce)
+    monkeypatch.setattr(posix, "reduce_stored", reduce)
     monkeypatch.setattr("activestore.active.open_source", lambda path, _: Remote(path))
     monkeypatch.setattr(posix, "_OVER_NETWORK", Capabilities(through_hdf5=True, workers=16, batch=4))
     result = Active(path, "x").run("sum")

@@ -322,7 +322,8 @@ class TestHelp:
         for said, value in (
             (r"--readers N reads from origins at once \((\d+)\)", settings.readers),
             (r"--queue N .*?come back \((\d+)\)", settings.queue),
-            (r"--memory SIZE .*? \((\d+)MiB\)", settings.memory >> 20),
+            (r"--memory SIZE .*?, (\d+)MiB at least\)", ServerSettings(workers=1).chunk_memory >> 20),
+            (r"--memory SIZE .*? \((\d+)MiB for each", (ServerSettings(workers=100).chunk_memory >> 20) // 100),
             (r"--max-chunk SIZE .*? \((\d+)MiB\)", settings.largest_chunk >> 20),
             (r"--max-request SIZE .*? \((\d+)MiB\)", settings.largest_request >> 20),
             (r"--port PORT .*? \((\d+)\)", parsed().port),
