@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,14 @@ from activestore.core.kernel import reduce_stored
 from activestore.core.packing import unpacked_dtype
 from activestore.core.selection import region_shape
 from activestore.core.task import ChunkTask
-from activestore.core.wire import answer_bytes, failure_to_bytes, partial_to_bytes, tasks_from_json
+from activestore.core.wire import answer_bytes, failure_to_bytes, numbers_bytes, partial_to_bytes, tasks_from_json
 from activestore.errors import ActivestoreError, CorruptChunkError, SumOverflowError, UnsupportedError, WireError
 from activestore.server.failures import RequestError
 from activestore.server.place import Login, Place
 from activestore.server.reading import read_size
 from activestore.server.settings import ServerSettings
 
-__all__ = ["Batch", "computed", "failed", "groups", "parse_batch", "working_bytes"]
+__all__ = ["Batch", "Group", "computed", "failed", "parse_batch"]
 
 _GROUP_BYTES = 4 << 20
 """Bytes that are read and computed together: enough to make a read worth its while, few enough to flow."""
@@ -30,6 +30,8 @@ _MOST_BYTES = 1 << 30
 """Bytes that one request may have read, decoded or answered, of all chunks together: seconds of work, not hours."""
 _FOR_HEADERS = 16 << 10
 """Bytes that a frame has beside its numbers, at most."""
+_FOR_HEADER = 256
+"""Bytes that it mostly has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,24 @@ class Batch:
     """The object."""
     tasks: tuple[ChunkTask, ...]
     """What is wanted of its chunks, in the order of the answer."""
+    groups: tuple[Group, ...]
+    """The tasks in runs that are read and computed together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Tasks that are read and computed together, and the memory that this takes."""
+
+    tasks: tuple[ChunkTask, ...]
+    """The tasks, in the order of the answer."""
+    ranges: tuple[tuple[int, int], ...]
+    """Offset and size of all the bytes that they need."""
+    read: int
+    """Bytes that are read for them."""
+    answered: int
+    """Bytes of their frames, if none fails."""
+    working: int
+    """Bytes that it takes to compute them: the frames of all, also joined, and the work on one chunk."""
 
 
 def parse_batch(body: bytes, login: Login | None, settings: ServerSettings) -> Batch:
@@ -58,17 +78,17 @@ def parse_batch(body: bytes, login: Login | None, settings: ServerSettings) -> B
         tasks = tasks_from_json(given["tasks"], largest_chunk=settings.largest_chunk, most_tasks=settings.most_tasks)
     except WireError as error:
         raise _invalid(f"tasks: {error}") from error
-    _check_amount(tasks, settings.largest_chunk)
-    return Batch(_place(given["source"], login), tuple(tasks))
+    place, costs = _place(given["source"], login), _costs(tasks)
+    _check_amount([cost.largest for cost in costs], settings.largest_chunk)
+    return Batch(place, tuple(tasks), tuple(_grouped(tasks, costs)))
 
 
-def _check_amount(tasks: Sequence[ChunkTask], largest_chunk: int) -> None:
+def _check_amount(sizes: Sequence[int], largest_chunk: int) -> None:
     """Refuse what keeps the server busy for long: a short request can ask for very much.
 
     Raises:
         RequestError: There is too much to do.
     """
-    sizes = list(map(_weight, tasks))
     if max(sizes) > largest_chunk + _FOR_HEADERS:
         raise _invalid(f"tasks: the pieces of one lie further apart than the {largest_chunk} bytes that are read at once")
     most = max(_MOST_BYTES, largest_chunk + _FOR_HEADERS)
@@ -93,40 +113,62 @@ def _invalid(what: str) -> RequestError:
     return RequestError(400, "request data is not valid", (what,))
 
 
-def groups(tasks: Sequence[ChunkTask]) -> Iterator[list[ChunkTask]]:
-    """Yield the tasks in runs that are read and computed together."""
-    group: list[ChunkTask] = []
-    nbytes = 0
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What a task takes."""
+
+    largest: int
+    """Bytes in the form in which it is largest: as read, decoded, selected or answered."""
+    numbers: int
+    """Bytes of the numbers of its answer."""
+    frame: int
+    """Bytes of its frame, at most."""
+    working: int
+    """Bytes that it takes to decode it, to reduce what is wanted of it, and to write the answer."""
+
+
+def _costs(tasks: Sequence[ChunkTask]) -> list[_Cost]:
+    """Return what each task takes; most are alike, and worked out once."""
+    known: dict[tuple[object, ...], _Cost] = {}
+    found = []
     for task in tasks:
-        weight = _weight(task)
-        if group and (nbytes + weight > _GROUP_BYTES or len(group) >= _GROUP_TASKS):
-            yield group
-            group, nbytes = [], 0
-        group.append(task)
-        nbytes += weight
-    if group:
-        yield group
+        form = (task.shape, task.region)
+        cost = known.get(form)
+        if cost is None:
+            cost = known[form] = _cost(task)
+        # Chunks can be stored in far more bytes than they have.
+        read = task.size if task.pieces is None else read_size(task.ranges)
+        found.append(cost if read <= cost.largest else replace(cost, largest=read))
+    return found
 
 
-def _weight(task: ChunkTask) -> int:
-    """Return how many bytes a task has in the form in which it is largest: as read, decoded, selected or answered."""
-    # Chunks can be stored in far more bytes than they have, and listed positions repeat.
-    itemsize = np.dtype(task.template.dtype).itemsize
-    return max(read_size(task.ranges), task.nbytes, math.prod(region_shape(task.region)) * itemsize, answer_bytes(task))
-
-
-def working_bytes(tasks: Sequence[ChunkTask]) -> int:
-    """Return how much memory computing these takes: the answers of all as frames and joined, and the work on one chunk."""
-    return 2 * sum(map(answer_bytes, tasks)) + max(map(_chunk_bytes, tasks))
-
-
-def _chunk_bytes(task: ChunkTask) -> int:
-    """Return how much memory it takes to decode a chunk, to reduce what is wanted of it, and to write the answer."""
+def _cost(task: ChunkTask) -> _Cost:
     packing, dtype = task.template.packing, np.dtype(task.template.dtype)
     width = dtype.itemsize if packing is None else max(dtype.itemsize, unpacked_dtype(dtype, packing).itemsize)
+    # Listed positions repeat: there may be more of them than the chunk has cells.
+    cells, frame = math.prod(region_shape(task.region)), answer_bytes(task)
     # Decoding holds a chunk twice; of the wanted numbers there is a copy while they are unpacked, and then deviations in
     # double precision, or positions, of which there are two.
-    return 2 * task.nbytes + math.prod(region_shape(task.region)) * (2 * width + 16) + answer_bytes(task)
+    working = 2 * task.nbytes + cells * (2 * width + 16) + frame
+    return _Cost(max(task.nbytes, cells * dtype.itemsize, frame), numbers_bytes(task), frame, working)
+
+
+def _grouped(tasks: Sequence[ChunkTask], costs: Sequence[_Cost]) -> Iterator[Group]:
+    """Yield the tasks in runs that are read and computed together."""
+    start, nbytes = 0, 0
+    for end, cost in enumerate(costs):
+        if end > start and (nbytes + cost.largest > _GROUP_BYTES or end - start >= _GROUP_TASKS):
+            yield _group(tasks[start:end], costs[start:end])
+            start, nbytes = end, 0
+        nbytes += cost.largest
+    yield _group(tasks[start:], costs[start:])
+
+
+def _group(tasks: Sequence[ChunkTask], costs: Sequence[_Cost]) -> Group:
+    ranges = tuple(one for task in tasks for one in task.ranges)
+    answered = sum(cost.numbers + _FOR_HEADER for cost in costs)
+    working = 2 * sum(cost.frame for cost in costs) + max(cost.working for cost in costs)
+    return Group(tuple(tasks), ranges, read_size(ranges), answered, working)
 
 
 def computed(tasks: Sequence[ChunkTask], raw: Sequence[bytes]) -> bytes:

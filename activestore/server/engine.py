@@ -7,19 +7,17 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from activestore.core.task import ChunkTask
-from activestore.core.wire import numbers_bytes
-from activestore.server.batch import Batch, computed, failed, groups, working_bytes
+from activestore.server.batch import Batch, Group, computed, failed
 from activestore.server.failures import RequestError
 from activestore.server.limits import Held, Memory, Turns, in_thread
 from activestore.server.metrics import Metrics
 from activestore.server.place import Place
-from activestore.server.reading import Reader, read_size
+from activestore.server.reading import Reader
 from activestore.server.reduce import Answer, memory, reduced
 from activestore.server.reduce import answer_bytes as plain_bytes
 from activestore.server.request import ReduceRequest
@@ -33,8 +31,6 @@ THREADS = "activestore-serve-"
 """What the names of the threads that read and compute begin with."""
 _ENDING, _PAUSE = 10.0, 0.05
 """Seconds that threads have to end, and between two looks whether they have."""
-_FOR_HEADER = 256
-"""Bytes of the frame of a chunk beside its numbers."""
 _SMALL_ANSWER = 128 << 10
 """Bytes of an answer that the connection takes at once: whether the client reads them makes no difference here."""
 
@@ -152,12 +148,12 @@ class Engine:
         Raises:
             RequestError: The first group cannot be read; a later one has frames that say so.
         """
-        left = groups(batch.tasks)
+        left = iter(batch.groups)
         under_way: deque[asyncio.Task[_Frames]] = deque()
         try:
             while True:
                 for group in itertools.islice(left, self._ahead + 1 - len(under_way)):
-                    first = group[0] is batch.tasks[0]
+                    first = group is batch.groups[0]
                     under_way.append(asyncio.create_task(self._group(batch.place, group, first=first)))
                 if not under_way:
                     return
@@ -173,31 +169,28 @@ class Engine:
                 task.add_done_callback(_forget)
             await asyncio.gather(*under_way, return_exceptions=True)
 
-    async def _group(self, place: Place, group: Sequence[ChunkTask], *, first: bool) -> _Frames:
-        ranges = [one for task in group for one in task.ranges]
-        held = await self._room_for(sum(numbers_bytes(task) + _FOR_HEADER for task in group))
+    async def _group(self, place: Place, group: Group, *, first: bool) -> _Frames:
+        held = await self._room_for(group.answered)
         try:
-            data = await self._computed(place, group, ranges, first=first)
+            data = await self._computed(place, group, first=first)
         except BaseException:
             held.shrink(0)
             raise
         held.shrink(len(data))
         return _Frames(data, held)
 
-    async def _computed(
-        self, place: Place, group: Sequence[ChunkTask], ranges: Sequence[tuple[int, int]], *, first: bool
-    ) -> bytes:
-        async with self._stored.of(read_size(ranges)):
+    async def _computed(self, place: Place, group: Group, *, first: bool) -> bytes:
+        async with self._stored.of(group.read):
             try:
-                raw = await in_thread(self._readers, self._reader.read, place, ranges)
+                raw = await in_thread(self._readers, self._reader.read, place, group.ranges)
             except RequestError as error:
                 if first:
                     raise
                 self._metrics.errors.labels(error.kind).inc()
-                return failed(group, error)
-            async with self._working.of(working_bytes(group)):
-                data = await in_thread(self.workers, computed, group, raw)
-        self._metrics.chunks.inc(sum(task.chunks for task in group))
+                return failed(group.tasks, error)
+            async with self._working.of(group.working):
+                data = await in_thread(self.workers, computed, group.tasks, raw)
+        self._metrics.chunks.inc(sum(task.chunks for task in group.tasks))
         return data
 
     def close(self) -> None:

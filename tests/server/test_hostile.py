@@ -23,9 +23,8 @@ import pytest
 import urllib3
 
 from activestore.core.selection import region_shape
-from activestore.core.wire import tasks_from_json
 from activestore.server import batch
-from activestore.server.batch import computed, groups, parse_batch, working_bytes
+from activestore.server.batch import computed, parse_batch
 from activestore.server.connection import Connection
 from activestore.server.engine import Engine
 from activestore.server.failures import RequestError
@@ -110,18 +109,18 @@ class TestMuchOfFewBytes:
 
     def test_stored_bytes_count(self):
         found = parsed(said(8, (1,), [[0, 1, 1]], own={"size": 100 * MIB}))
-        assert list(map(len, groups(found.tasks))) == [1] * 8
+        assert [len(group.tasks) for group in found.groups] == [1] * 8
 
     def test_positions_that_repeat_count(self):
         many = {"points": [0] * 4000}
         of_values = {"axes": [], "components": ["values"]}
         for more in ({}, of_values):
             found = parsed(said(8, (1, 1), [many, many], **more))
-            assert list(map(len, groups(found.tasks))) == [1] * 8
+            assert [len(group.tasks) for group in found.groups] == [1] * 8
 
     def test_small_chunks_still_go_together(self):
         found = parsed(said(300, (1000,), [[0, 1000, 1]], own={"size": 100}))
-        assert list(map(len, groups(found.tasks))) == [256, 44]
+        assert [len(group.tasks) for group in found.groups] == [256, 44]
 
     def test_pieces_that_lie_far_apart_are_refused(self):
         pieces = 20_000
@@ -165,11 +164,9 @@ def test_work_takes_no_more_memory_than_it_is_given(dtype: str, component: str, 
         own["placement"] = [{"of": [[0, 256 if form == "points" else 64, 1]]}, {"of": [[0, 512, 1]]}]
     template = {"axes": [] if component == "values" else [0, 1], "components": [component], "dtype": dtype}
     template |= {"accumulator": "f8", "fill": "00" * kind.itemsize}
-    tasks = tasks_from_json(
-        said(1, shape, [rows, [0, 512, 1]], own=own | {"size": len(stored)}, **template, **more),
-        largest_chunk=16 * MIB,
-        most_tasks=1,
-    )
+    asked_for = said(1, shape, [rows, [0, 512, 1]], own=own | {"size": len(stored)}, **template, **more)
+    (group,) = parsed(asked_for, ServerSettings(largest_chunk=16 * MIB)).groups
+    tasks = group.tasks
     assert math.prod(region_shape(tasks[0].region)) == math.prod(shape) * (4 if form == "points" else 1)
     computed(tasks, [stored])
     tracemalloc.start()
@@ -177,7 +174,7 @@ def test_work_takes_no_more_memory_than_it_is_given(dtype: str, component: str, 
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert b"error" not in frames[:40]
-    assert most <= working_bytes(tasks) + (64 << 10)
+    assert most <= group.working + (64 << 10)
 
 
 class TestSlowClients:
