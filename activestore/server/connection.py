@@ -7,7 +7,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from activestore.server.front import ABORT
+from activestore.server.exchange import ABORT
 
 __all__ = ["Connection"]
 

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 
 from activestore.server.batch import Batch, Group, computed, failed
 from activestore.server.failures import RequestError
-from activestore.server.limits import Held, Memory, Turns, in_thread
+from activestore.server.limits import Held, Memory, Turns, in_thread, nothing_held
 from activestore.server.metrics import Metrics
 from activestore.server.place import Place
 from activestore.server.reading import Reader
-from activestore.server.reduce import Answer, memory, reduced
-from activestore.server.reduce import answer_bytes as plain_bytes
+from activestore.server.reduce import Answer, answered_bytes, memory, reduced
 from activestore.server.request import ReduceRequest
 from activestore.server.settings import ServerSettings
 
@@ -93,7 +92,7 @@ class Engine:
         Raises:
             RequestError: There is none, or there is too much to do.
         """
-        held = await self._room_for(plain_bytes(request, largest_chunk=self._settings.largest_chunk))
+        held = await self._room_for(answered_bytes(request, largest_chunk=self._settings.largest_chunk))
         try:
             async with self.turns.turn():
                 body, headers = await self._answered(request, encode)
@@ -104,7 +103,7 @@ class Engine:
 
     async def _room_for(self, nbytes: int) -> Held:
         """Return memory for an answer; a small one needs none, and waits for nobody."""
-        return Held(0, lambda _: None) if nbytes <= _SMALL_ANSWER else await self._answers.take(nbytes)
+        return nothing_held() if nbytes <= _SMALL_ANSWER else await self._answers.take(nbytes)
 
     async def _answered(self, request: ReduceRequest, encode: Callable[[Answer, ReduceRequest], Encoded]) -> Encoded:
         largest = self._settings.largest_chunk

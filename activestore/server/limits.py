@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from activestore.server.failures import RequestError
 
-__all__ = ["Held", "Memory", "Turns", "busy", "in_thread"]
+__all__ = ["Held", "Memory", "Turns", "busy", "in_thread", "nothing_held"]
 
 _Found = TypeVar("_Found")
 
@@ -66,6 +66,11 @@ class Held:
         if nbytes < self.nbytes:
             self._release(self.nbytes - nbytes)
             self.nbytes = nbytes
+
+
+def nothing_held() -> Held:
+    """Return what somebody holds who needs no memory."""
+    return Held(0, lambda _: None)
 
 
 class Memory:

@@ -22,7 +22,7 @@ from activestore.errors import CorruptChunkError, SumOverflowError, UnsupportedE
 from activestore.server.failures import RequestError
 from activestore.server.request import COMPRESSIONS, ReduceRequest
 
-__all__ = ["Answer", "answer_bytes", "memory", "reduced"]
+__all__ = ["Answer", "answered_bytes", "memory", "reduced"]
 
 
 _FOR_COUNT, _FOR_HEADERS = 22, 4096
@@ -84,7 +84,7 @@ def memory(request: ReduceRequest, *, largest_chunk: int) -> int:
     return stored + max(decoding, reducing) + answered * (4 * request.itemsize + 80) + 65536
 
 
-def answer_bytes(request: ReduceRequest, *, largest_chunk: int) -> int:
+def answered_bytes(request: ReduceRequest, *, largest_chunk: int) -> int:
     """Return how many bytes the answer to what is asked for has at most; parameters as for `memory`."""
     layout = _layout(request, request.shape or (largest_chunk // request.itemsize,))
     if request.operation == "select":

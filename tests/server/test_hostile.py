@@ -190,7 +190,7 @@ class TestSlowClients:
             assert numbers(server.post("/v2/sum", asked(folder, "x.bin", 24))) == VALUES.sum()
 
     def test_one_that_reads_a_little_at_a_time_is_cut_off(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("activestore.server.front._SLOWEST", 100 * MIB)
+        monkeypatch.setattr("activestore.server.exchange._SLOWEST", 100 * MIB)
         fields = json.dumps(asked(folder, "large.bin", 2 * MIB)).encode()
         with (
             running(ServerSettings(roots=(folder,), read_timeout=0.5)) as server,
