@@ -471,7 +471,7 @@ class Tracked:
         from activestore.backends import posix
 
         self.held = self.most = 0
-        lock, read, reduce = threading.Lock(), HttpSource.read_ranges, posix.reduce_chunk
+        lock, read, reduce = threading.Lock(), HttpSource.read_ranges, posix.reduce_stored
 
         def change(nbytes):
             with lock:
@@ -487,10 +487,10 @@ class Tracked:
             try:
                 return reduce(raw, task)
             finally:
-                change(-len(raw))
+                change(-sum(map(len, raw)))
 
         monkeypatch.setattr(HttpSource, "read_ranges", reading)
-        monkeypatch.setattr(posix, "reduce_chunk", reducing)
+        monkeypatch.setattr(posix, "reduce_stored", reducing)
 
 
 def test_sources_are_opened_by_address_alone(uri, s3_store, web_server, small):

@@ -119,6 +119,10 @@ def ask(both: Both, operation: str, numbers: np.ndarray, **fields: Any) -> tuple
 
 def same(one: Asked, there: Reply, ours: Reply) -> None:
     """Check that two answers are equal: sums within what rounding may do to them, anything else bit by bit."""
+    if there.status == 400 and one.fields.get("compression") == {"id": "blosc2"} and not one.numbers.any():
+        # It refuses what Blosc2 makes of zeros, which has a test of its own.
+        assert ours.status == 200
+        return
     assert there.status == ours.status == 200, (there.said, ours.said)
     assert list(there.said) == list(ours.said)
     for name in ("dtype", "shape", "shape_as_bytes", "count", "count_as_bytes", "byte_order"):
@@ -265,7 +269,8 @@ def test_damaged_chunks(both: Both, one: Asked, compression: str, damage: str, w
     if damage == "other":
         stored = bytes(where % 256 for _ in range(40))
     there, ours = both.ask(one.operation, replace(one, fields=fields).body(), stored)
-    assert there.status in (400, DROPPED if compression == "blosc2" else 400), there
+    # An empty object is 500 there.
+    assert there.status in (400, DROPPED if compression == "blosc2" else 400, 400 if stored else 500), there
     assert ours.status == 400, (there, ours)
 
 

@@ -59,13 +59,13 @@ def in_s3(s3_store):
 
 
 def test_a_file_copied_into_the_bucket_is_an_object(s3_store):
-    (s3_store.folder / "folder").mkdir(exist_ok=True)
-    (s3_store.folder / "folder" / "object.bin").write_bytes(STORED)
+    (s3_store.folder / "copied").mkdir(exist_ok=True)
+    (s3_store.folder / "copied" / "object.bin").write_bytes(STORED)
     files = s3fs.S3FileSystem(**s3_store.storage_options, skip_instance_cache=True)
-    path = f"{s3_store.bucket}/folder/object.bin"
+    path = f"{s3_store.bucket}/copied/object.bin"
     assert files.cat_file(path) == STORED
     assert files.cat_file(path, start=100, end=110) == STORED[100:110]
-    assert files.ls(f"{s3_store.bucket}/folder") == [path]
+    assert files.ls(f"{s3_store.bucket}/copied") == [path]
 
 
 def test_what_is_put_into_the_bucket_is_a_file_there(s3_store):
