@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 import warnings
@@ -19,6 +20,8 @@ from activestore.core.aggregate import Aggregator
 from activestore.core.backend import Backend
 from activestore.core.dispatch import Fallback, Outcome, default_workers, run
 from activestore.core.metadata import locate, read_variable
+from activestore.core.missing import Missing
+from activestore.core.packing import Packing
 from activestore.core.plan import Plan, ReductionRequest, normalize_axes, plan, touched_chunks
 from activestore.core.reductions import READ, Reduction, find_reduction, variance
 from activestore.core.selection import Selection
@@ -149,6 +152,24 @@ class Active:
             _check_name(backend)
             changes = {"server": None, "backend_options": {}} | changes
         return self._copy(settings=self._settings.changed(changes))
+
+    def with_decoding(self, *, dtype: np.dtype[np.generic], missing: Missing, packing: Packing | None) -> Self:
+        """Return the same selection with its stored numbers understood in another way than netCDF4-python's.
+
+        Parameters:
+            dtype: Type of the stored numbers: of the size that it has, signed or unsigned.
+            missing: Which stored numbers are missing.
+            packing: How they become values; None where they are the values.
+
+        Examples:
+            >>> from activestore.core.missing import Missing
+            >>> tas = Active("docs/tas.nc", "tas")
+            >>> tas.with_decoding(dtype=tas.dtype, missing=Missing(), packing=None).max()
+            np.float32(1e+20)
+        """
+        copy = self._copy()
+        copy._variable = dataclasses.replace(self._variable, dtype=dtype, missing=missing, packing=packing)
+        return copy
 
     def _copy(self, *, selection: Selection | None = None, settings: Settings | None = None) -> Self:
         copy = object.__new__(type(self))
