@@ -1,6 +1,7 @@
 """Numbers stored as `(value - add_offset) / scale_factor`, and the way back.
 
-Source: CF conventions 8.1, with the arithmetic (types included) of netCDF4-python.
+Source: CF conventions 8.1, with the arithmetic (types included) of netCDF4-python, or that of xarray
+(`xarray.coding.variables`) where the packing says in which type values are computed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ class Packing:
     """`add_offset`; None where the variable has none."""
     offset_dtype: str
     """NumPy type of the `add_offset` attribute."""
+    dtype: str | None = None
+    """The floating type in which values are computed: stored numbers are converted to it first, as xarray does. None: NumPy's
+    promotion decides, as in netCDF4-python."""
 
 
 def read_packing(attrs: Mapping[str, object]) -> Packing | None:
@@ -37,7 +41,7 @@ def read_packing(attrs: Mapping[str, object]) -> Packing | None:
 
     Examples:
         >>> read_packing({"scale_factor": np.float32(0.5)})
-        Packing(scale=0.5, scale_dtype='<f4', offset=None, offset_dtype='<f8')
+        Packing(scale=0.5, scale_dtype='<f4', offset=None, offset_dtype='<f8', dtype=None)
         >>> read_packing({}) is None
         True
     """
@@ -68,7 +72,7 @@ def _number(value: object) -> np.generic | None:
 
 
 def unpack(stored: npt.NDArray[Any], packing: Packing) -> npt.NDArray[Any]:
-    """Return the values of `stored`, in the type and with the rounding that netCDF4-python gives.
+    """Return the values of `stored`, in the type and with the rounding that netCDF4-python gives, or xarray (`Packing.dtype`).
 
     Examples:
         >>> packing = read_packing({"scale_factor": np.float64(0.5), "add_offset": np.float64(10)})
@@ -78,12 +82,26 @@ def unpack(stored: npt.NDArray[Any], packing: Packing) -> npt.NDArray[Any]:
     scale = None if packing.scale is None else np.dtype(packing.scale_dtype).type(packing.scale)
     offset = None if packing.offset is None else np.dtype(packing.offset_dtype).type(packing.offset)
     values: npt.NDArray[Any] = stored
+    if packing.dtype is not None:
+        return _unpacked_as(stored, unpacked_dtype(stored.dtype, packing), scale, offset)
     if scale is not None and offset is not None and scale == 1 and offset == 0:
         return stored.astype(scale.dtype)
     if scale is not None:
         values = values * scale
     # NumPy makes scalars of arrays without dimensions, which nothing can be written to.
     return np.asarray(values if offset is None else values + offset)
+
+
+def _unpacked_as(
+    stored: npt.NDArray[Any], dtype: np.dtype[np.generic], scale: np.generic | None, offset: np.generic | None
+) -> npt.NDArray[Any]:
+    """Return the values computed in `dtype`; each step is rounded to it, whatever the types of scale and offset."""
+    values = stored.astype(dtype)
+    if scale is not None:
+        values *= scale
+    if offset is not None:
+        values += offset
+    return values
 
 
 def unpacks_in_double(dtype: np.dtype[np.generic], packing: Packing) -> bool:
@@ -95,6 +113,8 @@ def unpacks_in_double(dtype: np.dtype[np.generic], packing: Packing) -> bool:
         >>> unpacks_in_double(np.dtype("i2"), read_packing({"scale_factor": np.float64(0.1)}))
         True
     """
+    if packing.dtype is not None:
+        return unpacked_dtype(dtype, packing) == np.dtype("f8")
     steps = [packing] if packing.scale is None else [packing, dataclasses.replace(packing, offset=None)]
     return all(unpacked_dtype(dtype, step) == np.dtype("f8") for step in steps)
 
@@ -102,4 +122,6 @@ def unpacks_in_double(dtype: np.dtype[np.generic], packing: Packing) -> bool:
 def unpacked_dtype(dtype: np.dtype[np.generic], packing: Packing | None) -> np.dtype[np.generic]:
     """Return the type of the values that are stored as `dtype`, in native byte order."""
     native = dtype.newbyteorder("=")
-    return native if packing is None else unpack(np.zeros(1, native), packing).dtype
+    if packing is None:
+        return native
+    return unpack(np.zeros(1, native), packing).dtype if packing.dtype is None else np.dtype(packing.dtype).newbyteorder("=")

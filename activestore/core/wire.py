@@ -13,6 +13,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from activestore.core.missing import Missing
 from activestore.core.reductions import COMPONENTS
 from activestore.core.selection import Points, Slice
@@ -106,7 +108,7 @@ def _shared(template: TaskTemplate) -> dict[str, object]:
             "scale_dtype": packing.scale_dtype,
             "offset": _number(packing.offset),
             "offset_dtype": packing.offset_dtype,
-        }
+        } | ({} if packing.dtype is None else {"dtype": np.dtype(packing.dtype).newbyteorder("<").str})
     return said
 
 

@@ -32,6 +32,8 @@ _MOST_DIMS = 32
 _MOST_MISSING = 256
 _MOST_FILTERS = 32
 _MOST_VALUES = 64
+_FLOATS = ("<f2", "<f4", "<f8")
+"""Types in which values may be computed."""
 _SHARED = frozenset({"variable", "dtype", "skipna", "axes", "components", "accumulator", "fill", "selected", "tasks"})
 _OWN = frozenset({"sequence", "chunk", "shape", "gap", "size", "codecs", "region"})
 
@@ -172,11 +174,12 @@ def _missing(given: object, dtype: np.dtype[Any]) -> Missing:
 
 
 def _packing(given: object) -> Packing:
-    fields = mapping(given, "packing", needs=frozenset({"scale", "scale_dtype", "offset", "offset_dtype"}), may=set())
+    fields = mapping(given, "packing", needs=frozenset({"scale", "scale_dtype", "offset", "offset_dtype"}), may={"dtype"})
     found: list[Any] = []  # Any: numbers and names of types
     for name in ("scale", "offset"):
         dtype = _dtype(fields[f"{name}_dtype"], f"packing.{name}_dtype", "<")
         found += [_factor(fields[name], f"packing.{name}", dtype), dtype.str]
+    found.append(None if "dtype" not in fields else one_of(fields["dtype"], "packing.dtype", _FLOATS))
     return Packing(*found)
 
 

@@ -1,5 +1,6 @@
 """Unpacking: the numbers and types of netCDF4-python."""
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import netCDF4
 import numpy as np
 import pytest
+from xarray.coding.variables import _scale_offset_decoding
 
 from activestore import Active
-from activestore.core.packing import read_packing, unpack, unpacked_dtype
+from activestore.core.packing import Packing, read_packing, unpack, unpacked_dtype, unpacks_in_double
 
 ATTRS: dict[str, dict[str, Any]] = {
     "scale of single precision": {"scale_factor": np.float32(0.1)},
@@ -129,3 +131,68 @@ def test_packed_integers_of_64_bits_do_not_overflow(reduction: str, tmp_path: Pa
         variable[...] = np.full(3, 2**62)
     found = Active(tmp_path / "a.nc", "x").reduce(("sum", "mean"))
     assert found[reduction] == {"sum": 3 * 2.0**61, "mean": 2.0**61}[reduction]
+
+
+TYPED: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "scale": {"scale_factor": np.float32(0.1)},
+    "scale of double precision": {"scale_factor": np.float64(0.1)},
+    "negative scale and an offset": {"scale_factor": np.float32(-0.25), "add_offset": np.float64(0.1)},
+    "integers": {"scale_factor": np.int16(2), "add_offset": np.int32(100)},
+    "scale 1 and offset 0": {"scale_factor": np.float64(1), "add_offset": np.float64(0)},
+}
+
+
+def typed(case: str, dtype: str) -> Packing:
+    """Return a packing as xarray's coders have it: nothing is left out, and there is a type to compute in."""
+    scale, offset = (TYPED[case].get(name) for name in ("scale_factor", "add_offset"))
+    parts = [(None, "<f8") if one is None else (float(one), one.dtype.str) for one in (scale, offset)]
+    return Packing(*parts[0], *parts[1], dtype)
+
+
+@pytest.mark.parametrize("case", TYPED)
+@pytest.mark.parametrize("dtype", ["f4", "<f8"])
+@pytest.mark.parametrize("stored", ["i1", "u2", "i4", "i8", "f4", "f8"])
+def test_values_in_one_type_are_those_of_xarray(case: str, dtype: str, stored: str) -> None:
+    numbers = np.array([0, 1, 2, 100, 101], stored)
+    scale, offset = (TYPED[case].get(name) for name in ("scale_factor", "add_offset"))
+    wanted = _scale_offset_decoding(numbers, scale, offset, np.dtype(dtype))
+    before = numbers.copy()
+    found = unpack(numbers, typed(case, dtype))
+    assert found.dtype == wanted.dtype == unpacked_dtype(np.dtype(stored), typed(case, dtype))
+    assert found.tobytes() == wanted.tobytes()
+    assert np.array_equal(numbers, before)
+    scalar = unpack(numbers[3:4].reshape(()), typed(case, dtype))
+    assert isinstance(scalar, np.ndarray)
+    assert scalar == wanted[3]
+
+
+@pytest.mark.parametrize("case", TYPED)
+@pytest.mark.parametrize("dtype", ["<f4", "f8"])
+@pytest.mark.parametrize("stored", ["i2", "i8", "f4"])
+def test_reductions_of_values_in_one_type(case: str, dtype: str, stored: str, tmp_path: Path) -> None:
+    numbers = (np.random.default_rng(0).normal(size=(6, 5)) * 1000).astype(stored)
+    with netCDF4.Dataset(tmp_path / "a.nc", "w") as file:
+        file.createDimension("y", 6)
+        file.createDimension("x", 5)
+        variable = file.createVariable("v", stored, ("y", "x"), fill_value=numbers[1, 2], chunksizes=(2, 5))
+        variable.set_auto_maskandscale(False)
+        variable[...] = numbers
+    active = Active(tmp_path / "a.nc", "v")
+    packing = typed(case, dtype)
+    active._variable = dataclasses.replace(active.variable, packing=packing)
+    wanted = np.ma.masked_array(unpack(numbers, packing), numbers == numbers[1, 2])
+    assert active.dtype == np.dtype(dtype)
+    found = active.reduce(("min", "max", "sum", "mean", "std", "argmin", "count", "any"), "y")
+    for name in ("min", "max", "count", "any"):
+        assert np.ma.getdata(found[name]).dtype == np.asarray(getattr(wanted, name)(axis=0)).dtype
+        assert np.array_equal(found[name], getattr(wanted, name)(axis=0))
+    assert np.array_equal(found["argmin"], wanted.argmin(axis=0))
+    for name in ("sum", "mean", "std"):
+        np.testing.assert_allclose(found[name], getattr(wanted.astype("f8"), name)(axis=0), rtol=1e-12, atol=1e-9)
+
+
+def test_only_double_precision_may_be_unpacked_afterwards() -> None:
+    scale = np.float32(0.1)
+    assert unpacks_in_double(np.dtype("i2"), Packing(float(scale), "<f4", None, "<f8", "f8"))
+    assert not unpacks_in_double(np.dtype("i2"), Packing(0.1, "<f8", None, "<f8", "f4"))

@@ -254,6 +254,8 @@ class TestWhatIsOdd:
             ("packing", {"scale": 1.0, "scale_dtype": ">f8", "offset": None, "offset_dtype": "<f8"}, "scale_dtype"),
             ("packing", {"scale": 0.5, "scale_dtype": "<i2", "offset": None, "offset_dtype": "<f8"}, "scale"),
             ("packing", {"scale": 1, "scale_dtype": "<f8", "offset": None, "offset_dtype": "<f8"}, "scale"),
+            ("packing", {"scale": None, "scale_dtype": "<f8", "offset": None, "offset_dtype": "<f8", "dtype": "<i4"}, "dtype"),
+            ("packing", {"scale": None, "scale_dtype": "<f8", "offset": None, "offset_dtype": "<f8", "dtype": None}, "dtype"),
             ("packing", {}, "packing"),
             ("tasks", [], "tasks"),
             ("tasks.sequence", [], "no task"),
@@ -434,16 +436,19 @@ FLOATS = template(
     components=(COMPONENTS["values"], COMPONENTS["any"], COMPONENTS["max"]),
     fill=b"\x7f\xc0\x00\x00",
 )
-SAMPLES = [json.loads(json.dumps(tasks_to_json(tasks_of(shared)))) for shared in (EVERY, FLOATS)]
+TYPED = template(
+    packing=Packing(None, "<f8", 2.5, "<f4", "<f4"), accumulator="f8", components=(COMPONENTS["min"], COMPONENTS["argmin"])
+)
+SAMPLES = [json.loads(json.dumps(tasks_to_json(tasks_of(shared)))) for shared in (EVERY, FLOATS, TYPED)]
 
 
-@pytest.mark.parametrize("shared", [EVERY, FLOATS])
+@pytest.mark.parametrize("shared", [EVERY, FLOATS, TYPED])
 def test_everything_that_a_task_can_have(shared: TaskTemplate) -> None:
     tasks = tasks_of(shared)
     for task, other in zip(tasks, travelled(tasks), strict=True):
         # NaN among the missing values is not equal to itself.
         assert repr(dataclasses.replace(task.template, uri="object")) == repr(other.template)
-        where = task.placement if shared is EVERY else (slice(0, 2, 1), slice(0, 3, 1))
+        where = task.placement if shared is not FLOATS else (slice(0, 2, 1), slice(0, 3, 1))
         assert dataclasses.replace(task, template=other.template, placement=where) == other
         partial = reduce_values(fill_chunk(task), task)
         assert same(partial, framed(reduce_values(fill_chunk(other), other), task))
