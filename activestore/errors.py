@@ -8,6 +8,7 @@ ActivestoreError
 ├── NotNumericError            (TypeError)            the variable holds text or records, not numbers
 ├── SelectionError             (IndexError)           a selection or an axis outside the variable
 ├── ReductionError             (ValueError)           no such reduction, or options that it does not take
+├── UntraceableError           (ValueError)           an xarray object whose values are not known to be those of a file
 ├── UnsupportedError           (NotImplementedError)  a codec or a storage layout that nothing here can read
 ├── CorruptChunkError          (ValueError)           stored bytes that are damaged, cut off or not what was promised
 ├── WireError                  (ValueError)           a task or a partial result that is not in the form that travels
@@ -48,6 +49,7 @@ __all__ = [
     "SourceNotFoundError",
     "SumOverflowError",
     "UnsupportedError",
+    "UntraceableError",
     "VariableNotFoundError",
     "WireError",
     "map_errors",
@@ -84,6 +86,10 @@ class SelectionError(ActivestoreError, IndexError):
 
 class ReductionError(ActivestoreError, ValueError):
     """There is no such reduction, or it does not take those options."""
+
+
+class UntraceableError(ActivestoreError, ValueError):
+    """It is not certain of which file, variable and selection the values of an xarray object are."""
 
 
 class UnsupportedError(ActivestoreError, NotImplementedError):

@@ -29,6 +29,7 @@ RANKS = {
     "plugins": 6,
     "active": 7,
     "compat": 8,
+    "accessor": 8,
     "testing": 8,
     "server": 8,
     "export": 9,

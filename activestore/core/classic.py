@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from activestore.core.missing import is_unsigned, read_missing
 from activestore.core.packing import read_packing
@@ -24,7 +25,7 @@ from activestore.core.variable import (
 )
 from activestore.errors import NotNumericError, SourceError
 
-__all__ = ["is_classic", "read_variable", "variable_names"]
+__all__ = ["Entry", "Header", "is_classic", "read_header", "read_text", "read_variable", "variable_names"]
 
 _TYPES = {1: "i1", 2: "S1", 3: ">i2", 4: ">i4", 5: ">f4", 6: ">f8", 7: "u1", 8: ">u2", 9: ">u4", 10: ">i8", 11: ">u8"}
 _DIMENSIONS, _VARIABLES, _ATTRIBUTES = 0x0A, 0x0B, 0x0C
@@ -36,16 +37,23 @@ _MAX_LENGTH = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
     """A variable as the header lists it."""
 
     name: str
+    """Its name."""
     dims: tuple[str, ...]
+    """Names of its dimensions."""
     shape: tuple[int, ...]
+    """Their lengths."""
     record: bool
+    """Whether its first dimension is the unlimited one."""
     attrs: dict[str, object]
+    """Its attributes."""
     dtype: np.dtype[np.generic]
+    """Type of the stored numbers; "S1" is text."""
     begin: int
+    """Offset of its first byte."""
 
     @property
     def record_bytes(self) -> int:
@@ -54,11 +62,17 @@ class _Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Header:
+class Header:
     """A whole header."""
 
-    variables: dict[str, _Entry]
+    variables: dict[str, Entry]
+    """The variables, by name."""
     record_stride: int
+    """Bytes from one record to the next."""
+    attrs: dict[str, object]
+    """The attributes of the file."""
+    unlimited: str | None
+    """Name of the unlimited dimension."""
 
 
 class _CutOffError(Exception):
@@ -144,7 +158,7 @@ def is_classic(start: bytes) -> bool:
 
 def variable_names(source: ReadableSource) -> list[str]:
     """Return the names of all variables of a classic file."""
-    return list(_read_header(source).variables)
+    return list(read_header(source).variables)
 
 
 def read_variable(source: ReadableSource, name: str) -> Variable:
@@ -155,7 +169,7 @@ def read_variable(source: ReadableSource, name: str) -> Variable:
         NotNumericError: It holds text.
         SourceError: The header is damaged or cut off.
     """
-    header = _read_header(source)
+    header = read_header(source)
     entry = header.variables.get(name.strip("/"))
     if entry is None:
         raise no_such_variable(source.uri, name, list(header.variables))
@@ -185,7 +199,7 @@ def read_variable(source: ReadableSource, name: str) -> Variable:
     )
 
 
-def _begin(entry: _Entry, record_stride: int, source: ReadableSource) -> int:
+def _begin(entry: Entry, record_stride: int, source: ReadableSource) -> int:
     """Return where the variable begins, 0 if it has no data.
 
     Raises:
@@ -199,7 +213,7 @@ def _begin(entry: _Entry, record_stride: int, source: ReadableSource) -> int:
     return entry.begin
 
 
-def _pieces(entry: _Entry, record_stride: int, begin: int) -> tuple[tuple[int, ...], ChunkTable]:
+def _pieces(entry: Entry, record_stride: int, begin: int) -> tuple[tuple[int, ...], ChunkTable]:
     """Return the shape of a piece, and where the pieces lie."""
     itemsize = entry.dtype.itemsize
     if entry.record and 0 not in entry.shape and entry.record_bytes != record_stride:
@@ -215,7 +229,25 @@ def _pieces(entry: _Entry, record_stride: int, begin: int) -> tuple[tuple[int, .
     return chunk_shape, contiguous_table(entry.shape, chunk_shape, itemsize=itemsize, start=begin)
 
 
-def _read_header(source: ReadableSource) -> _Header:
+def read_text(source: ReadableSource, name: str) -> npt.NDArray[np.bytes_]:
+    """Return a variable of text whole, character by character (type "S1").
+
+    Raises:
+        SourceError: The header is damaged or cut off, or the file ends before the text does.
+    """
+    header = read_header(source)
+    entry = header.variables[name]
+    _, table = _pieces(entry, header.record_stride, _begin(entry, header.record_stride, source))
+    parts = source.read_ranges(list(zip(table.offset.tolist(), table.size.tolist(), strict=True)))
+    return np.frombuffer(b"".join(parts), "S1").reshape(entry.shape)
+
+
+def read_header(source: ReadableSource) -> Header:
+    """Return what the header of a classic file says.
+
+    Raises:
+        SourceError: It is damaged or cut off.
+    """
     size = _FIRST_READ
     while True:
         (data,) = source.read_ranges([(0, size)])
@@ -229,11 +261,11 @@ def _read_header(source: ReadableSource) -> _Header:
             raise SourceError(f"{source.uri}: the netCDF header is damaged: {error}") from error
 
 
-def _parse(data: bytes, source: ReadableSource) -> _Header:
+def _parse(data: bytes, source: ReadableSource) -> Header:
     reader = _Reader(data)
     records = reader.records()
     dimensions = [(reader.name(), reader.length()) for _ in range(reader.items(_DIMENSIONS))]
-    reader.attributes()
+    attrs = reader.attributes()
     listed = [_parse_variable(reader, dimensions) for _ in range(reader.items(_VARIABLES))]
     record_sizes = [entry.record_bytes for entry in listed if entry.record]
     # A lone record variable is not padded to four bytes between its records.
@@ -243,17 +275,18 @@ def _parse(data: bytes, source: ReadableSource) -> _Header:
         ends = [entry.begin + entry.record_bytes for entry in listed if entry.record]
         records = max(0, (source.size - max(ends)) // stride + 1) if stride else 0
     sized = (_with_records(entry, records) if entry.record else entry for entry in listed)
-    return _Header({entry.name: entry for entry in sized}, stride)
+    unlimited = next((name for name, length in dimensions if length == 0), None)
+    return Header({entry.name: entry for entry in sized}, stride, attrs, unlimited)
 
 
-def _parse_variable(reader: _Reader, dimensions: list[tuple[str, int]]) -> _Entry:
+def _parse_variable(reader: _Reader, dimensions: list[tuple[str, int]]) -> Entry:
     name = reader.name()
     used = [dimensions[reader.count()] for _ in range(reader.count())]
     attrs = reader.attributes()
     dtype = np.dtype(_TYPES[reader.tag()])
     reader.count()  # vsize: redundant, and wrong for what is larger than its 32 bits
     begin = reader.offset()
-    return _Entry(
+    return Entry(
         name=name,
         dims=tuple(dim for dim, _ in used),
         shape=tuple(length for _, length in used),
@@ -264,5 +297,5 @@ def _parse_variable(reader: _Reader, dimensions: list[tuple[str, int]]) -> _Entr
     )
 
 
-def _with_records(entry: _Entry, records: int) -> _Entry:
-    return _Entry(entry.name, entry.dims, (records, *entry.shape[1:]), True, entry.attrs, entry.dtype, entry.begin)
+def _with_records(entry: Entry, records: int) -> Entry:
+    return Entry(entry.name, entry.dims, (records, *entry.shape[1:]), True, entry.attrs, entry.dtype, entry.begin)

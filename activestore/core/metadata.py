@@ -11,7 +11,7 @@ from activestore.core import classic, hdf5
 from activestore.core.variable import ChunkTable, ReadableSource, Variable
 from activestore.errors import SourceError
 
-__all__ = ["ChunkTable", "Variable", "locate", "read_variable", "variable_names"]
+__all__ = ["ChunkTable", "Variable", "is_classic", "locate", "read_variable", "variable_names"]
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -23,7 +23,7 @@ def variable_names(source: ReadableSource) -> list[str]:
         SourceError: It is neither HDF5 nor netCDF, or damaged.
     """
     with source.metadata() as kept:
-        return classic.variable_names(kept) if _is_classic(kept) else hdf5.variable_names(kept)
+        return classic.variable_names(kept) if is_classic(kept) else hdf5.variable_names(kept)
 
 
 def read_variable(source: ReadableSource, name: str) -> Variable:
@@ -39,7 +39,7 @@ def read_variable(source: ReadableSource, name: str) -> Variable:
         SourceError: The source is neither HDF5 nor netCDF, or damaged.
     """
     with source.metadata() as kept:
-        return classic.read_variable(kept, name) if _is_classic(kept) else hdf5.read_variable(kept, name)
+        return classic.read_variable(kept, name) if is_classic(kept) else hdf5.read_variable(kept, name)
 
 
 def locate(variable: Variable, source: ReadableSource, wanted: npt.NDArray[np.int64] | None = None) -> Variable:
@@ -59,8 +59,8 @@ def locate(variable: Variable, source: ReadableSource, wanted: npt.NDArray[np.in
         return dataclasses.replace(variable, table=variable.table.unread.read(kept, wanted))
 
 
-def _is_classic(source: ReadableSource) -> bool:
-    """Return whether it is netCDF classic, False for HDF5.
+def is_classic(source: ReadableSource) -> bool:
+    """Return whether `source` is netCDF classic, False for HDF5.
 
     Raises:
         SourceError: It is neither.

@@ -1,0 +1,119 @@
+"""The engine "activestore" of `xarray.open_dataset`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import xarray as xr
+from xarray.backends import BackendEntrypoint, StoreBackendEntrypoint
+
+from activestore.accessor.stored_array import StoredFile
+from activestore.accessor.stores import read_contents
+from activestore.config import resolve
+from activestore.core.backend import Backend
+from activestore.core.dispatch import Fallback
+from activestore.errors import SourceError
+from activestore.source import open_source
+
+__all__ = ["ActivestoreEntrypoint"]
+
+
+class ActivestoreEntrypoint(BackendEntrypoint):
+    """Opens netCDF and HDF5 files for xarray: lazily, with a parallel reader, ready for `.active`.
+
+    Examples:
+        >>> import xarray as xr
+        >>> ds = xr.open_dataset("docs/tas.nc", engine="activestore")
+        >>> print(f"{ds.tas.sel(lat=slice(-30, 30)).active.mean().item():.2f}")
+        295.05
+    """
+
+    description = "Open netCDF and HDF5 files, local or in object stores, and reduce them where the data are (.active)"
+    open_dataset_parameters: ClassVar[tuple[str, ...] | None] = None
+
+    def open_dataset(  # noqa: PLR0913  # xarray's own options, and those of `Active`
+        self,
+        filename_or_obj: Any,  # Any: xarray passes on whatever it was given
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        mask_and_scale: bool | Mapping[str, bool] = True,
+        decode_times: Any = True,  # Any: xarray's coders
+        concat_characters: bool | Mapping[str, bool] = True,
+        decode_coords: Any = True,  # Any: xarray's own words
+        use_cftime: bool | Mapping[str, bool] | None = None,
+        decode_timedelta: Any = None,  # Any: xarray's coders
+        group: str | None = None,
+        backend: str | Backend | None = None,
+        server: str | None = None,
+        storage_options: Mapping[str, object] | None = None,
+        backend_options: Mapping[str, object] | None = None,
+        workers: int | None = None,
+        fallback: Fallback | None = None,
+    ) -> xr.Dataset:
+        """Return a file, or a group of it, as a lazy Dataset.
+
+        Parameters:
+            filename_or_obj: Path or address of a netCDF or HDF5 file.
+            drop_variables: Names of variables to leave out.
+            mask_and_scale: As for `xarray.open_dataset`, which explains this and the other decoding options.
+            decode_times: See there.
+            concat_characters: See there.
+            decode_coords: See there.
+            use_cftime: See there.
+            decode_timedelta: See there.
+            group: Name of a group, "outer/inner".
+            backend: Who computes reductions by `.active`, as for `Active`.
+            server: Address of the server that computes, as for `Active`.
+            storage_options: How the store is reached, as for `Active`.
+            backend_options: Options of the backend, as for `Active`.
+            workers: How many chunks are read or computed at once, as for `Active`.
+            fallback: What happens to chunks that the backend cannot do, as for `Active`.
+
+        Raises:
+            SourceNotFoundError: There is no such file.
+            SourceError: It is neither netCDF nor HDF5, or damaged.
+            VariableNotFoundError: There is no such group.
+            ConfigurationError: An option is not understood.
+        """
+        given = {
+            "backend": backend,
+            "server": server,
+            "backend_options": backend_options,
+            "workers": workers,
+            "fallback": fallback,
+        }
+        file = _opened(filename_or_obj, {name: value for name, value in given.items() if value is not None}, storage_options)
+        dataset: xr.Dataset = StoreBackendEntrypoint().open_dataset(
+            read_contents(file, group),
+            drop_variables=drop_variables,
+            mask_and_scale=mask_and_scale,
+            decode_times=decode_times,
+            concat_characters=concat_characters,
+            decode_coords=decode_coords,
+            use_cftime=use_cftime,
+            decode_timedelta=decode_timedelta,
+        )
+        dataset.encoding["source"] = file.source.uri
+        return dataset
+
+    def guess_can_open(self, filename_or_obj: Any) -> bool:  # noqa: ARG002  # Any: see above
+        """Return False: the engine is there for who asks for it by name."""
+        return False
+
+
+def _opened(address: object, options: Mapping[str, Any], storage_options: Mapping[str, object] | None) -> StoredFile:
+    """Return the file at `address`.
+
+    Raises:
+        SourceError: It is not an address.
+    """
+    if not isinstance(address, (str, os.PathLike)):
+        raise SourceError(
+            f"the engine 'activestore' opens paths and addresses, not a {type(address).__name__}; "
+            "give it the path of the file, or its address (s3://…, https://…)"
+        )
+    uri = os.fspath(address)
+    _, reached = resolve(uri, {**options, "storage_options": storage_options})
+    return StoredFile(open_source(uri, reached), options)

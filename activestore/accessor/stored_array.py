@@ -1,0 +1,77 @@
+"""Arrays that xarray reads lazily: the stored numbers of a variable, through the parallel reader."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from activestore.active import Active
+from activestore.core.missing import Missing
+from activestore.source import Source
+
+__all__ = ["StoredArray", "StoredFile"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file as it was opened: its source, and the options that every variable of it is read and reduced with."""
+
+    source: Source
+    """Where the bytes are."""
+    options: Mapping[str, Any] = field(repr=False)  # Any: keyword arguments of many types
+    """Keyword arguments of `Active`."""
+
+    def active(self, name: str) -> Active:
+        """Return the variable `name`."""
+        return Active(self.source, name, **self.options)
+
+
+class StoredArray(BackendArray):
+    """The stored numbers of a variable, neither masked nor unpacked: decoding is xarray's.
+
+    No file is held open, and it may be pickled; it is opened, by the variable's name, when numbers are first asked for.
+    """
+
+    def __init__(self, file: StoredFile, name: str, *, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        """Stand for the variable `name` of `file`, whose shape and type are known."""
+        self.file, self.name = file, name
+        self.shape, self.dtype = shape, dtype
+        self._active: Active | None = None
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
+        return _stored_array, (self.file, self.name, self.shape, self.dtype)
+
+    def __repr__(self) -> str:
+        return f"<StoredArray {self.name!r} {self.shape} {self.dtype} of {self.file.source.uri}>"
+
+    def active(self) -> Active:
+        """Return the variable as `Active` opens it, with netCDF4-python's rules."""
+        with self._lock:
+            if self._active is None:
+                self._active = self.file.active(self.name)
+            return self._active
+
+    def stored(self) -> Active:
+        """Return the variable with its stored numbers as values."""
+        return self.active().with_decoding(dtype=self.dtype, missing=Missing(), packing=None)
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> npt.NDArray[Any]:
+        found: npt.NDArray[Any] = indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.OUTER, self._read
+        )
+        return found
+
+    def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
+        return np.asarray(self.stored()[key].read().data)
+
+
+def _stored_array(file: StoredFile, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> StoredArray:
+    return StoredArray(file, name, shape=shape, dtype=dtype)

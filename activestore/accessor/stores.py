@@ -1,0 +1,144 @@
+"""What xarray is told of a file: its variables as they are stored, its attributes, its dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import h5netcdf
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from xarray.backends import BackendArray, H5NetCDFStore
+from xarray.backends.common import AbstractDataStore
+from xarray.core import indexing
+
+from activestore.accessor.stored_array import StoredArray, StoredFile
+from activestore.core import classic
+from activestore.core.hdf5 import load_plugins
+from activestore.core.metadata import is_classic
+from activestore.errors import ActivestoreError, SourceError, VariableNotFoundError
+from activestore.source import Source
+
+__all__ = ["Contents", "read_contents"]
+
+
+class Contents(AbstractDataStore):
+    """Variables, attributes and unlimited dimensions that were read from a file, which is closed again."""
+
+    def __init__(self, variables: Mapping[str, xr.Variable], attrs: Mapping[str, Any], encoding: Mapping[str, Any]) -> None:
+        """Hold what was read; the variables' values are as they are stored, and lazy."""
+        self.variables, self.attributes, self.encoding = dict(variables), dict(attrs), dict(encoding)
+
+    def get_variables(self) -> dict[str, xr.Variable]:
+        """Return the variables, shallow copies that xarray may decode."""
+        return {name: variable.copy(deep=False) for name, variable in self.variables.items()}
+
+    def get_attrs(self) -> dict[str, Any]:
+        """Return the attributes of the file or group."""
+        return dict(self.attributes)
+
+    def get_dimensions(self) -> dict[str, int]:
+        """Return the lengths of the variables' dimensions."""
+        return {str(dim): size for variable in self.variables.values() for dim, size in variable.sizes.items()}
+
+    def get_encoding(self) -> dict[str, Any]:
+        """Return which dimensions are unlimited."""
+        return dict(self.encoding)
+
+    def close(self) -> None:
+        """Do nothing: no file is open."""
+
+
+def read_contents(file: StoredFile, group: str | None) -> Contents:
+    """Return what a group of a file has, as xarray's own engines for it would tell.
+
+    Raises:
+        VariableNotFoundError: There is no such group.
+        SourceError: It is neither HDF5 nor netCDF, or damaged.
+    """
+    with file.source.metadata() as kept:
+        if is_classic(kept):
+            return _classic_contents(file, kept, group)
+        with _opened(kept, group) as store:
+            variables = {name: _variable(file, group, name, one) for name, one in store.get_variables().items()}
+            return Contents(variables, dict(store.get_attrs()), dict(store.get_encoding()))
+
+
+@contextmanager
+def _opened(source: Source, group: str | None) -> Iterator[Any]:  # Any: xarray's store is untyped
+    """Open an HDF5 file for xarray's own store, which knows netCDF-4's dimensions, types and attributes.
+
+    Raises:
+        VariableNotFoundError: There is no such group.
+        SourceError: It cannot be read.
+    """
+    load_plugins()
+    try:
+        with h5netcdf.File(source.for_hdf5(), "r", phony_dims="access", decode_vlen_strings=True) as opened:
+            try:
+                store = H5NetCDFStore(opened, group=group, mode="r")
+                _ = store.ds
+            except OSError as error:
+                groups = ", ".join(_groups(opened)) or "none"
+                raise VariableNotFoundError(f"{source.uri}: no group {group!r}; there are: {groups}") from error
+            yield store
+    except ActivestoreError:
+        raise
+    except (OSError, RuntimeError) as error:
+        raise SourceError(f"{source.uri}: the HDF5 library cannot open it ({error}); is it cut off or damaged?") from error
+
+
+def _groups(group: h5netcdf.Group) -> list[str]:
+    return [name for one in group.groups.values() for name in (one.name.strip("/"), *_groups(one))]
+
+
+def _variable(file: StoredFile, group: str | None, name: str, variable: xr.Variable) -> xr.Variable:
+    """Return the variable with its numbers read by us; what holds no numbers is read as xarray does."""
+    full = f"{group.strip('/')}/{name}" if group and group.strip("/") else name
+    data: BackendArray
+    if variable.dtype.kind in "iuf" and variable.dtype.itemsize <= 8 and "enum" not in (variable.dtype.metadata or {}):
+        data = StoredArray(file, full, shape=variable.shape, dtype=np.dtype(variable.dtype.str))
+    else:
+        data = _ThroughXarray(file, group, name, shape=variable.shape, dtype=variable.dtype)
+    encoding = variable.encoding | {"source": file.source.uri}
+    return xr.Variable(variable.dims, indexing.LazilyIndexedArray(data), variable.attrs, encoding, fastpath=True)
+
+
+class _ThroughXarray(BackendArray):
+    """Text, and whatever else is no number: the file is opened for each read."""
+
+    def __init__(self, file: StoredFile, group: str | None, name: str, *, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.file, self.group, self.name = file, group, name
+        self.shape, self.dtype = shape, dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> npt.NDArray[Any]:
+        with self.file.source.metadata() as kept, _opened(kept, self.group) as store:
+            array = store.get_variables()[self.name]._data.array
+            found: npt.NDArray[Any] = array[key]
+            return found
+
+
+def _classic_contents(file: StoredFile, source: Source, group: str | None) -> Contents:
+    """Return what a netCDF classic file has.
+
+    Raises:
+        VariableNotFoundError: A group is asked for, which such files do not have.
+    """
+    if group is not None and group.strip("/"):
+        raise VariableNotFoundError(f"{source.uri}: no group {group!r}; netCDF classic files have none")
+    header = classic.read_header(source)
+    variables = {name: _classic_variable(file, source, entry) for name, entry in header.variables.items()}
+    unlimited = set() if header.unlimited is None else {header.unlimited}
+    return Contents(variables, header.attrs, {"unlimited_dims": unlimited})
+
+
+def _classic_variable(file: StoredFile, source: Source, entry: classic.Entry) -> xr.Variable:
+    data: Any  # Any: whatever xarray takes as values
+    if entry.dtype.kind == "S":
+        data = classic.read_text(source, entry.name)
+    else:
+        data = indexing.LazilyIndexedArray(StoredArray(file, entry.name, shape=entry.shape, dtype=entry.dtype))
+    encoding = {"source": file.source.uri, "original_shape": entry.shape, "dtype": entry.dtype}
+    return xr.Variable(entry.dims, data, entry.attrs, encoding, fastpath=True)

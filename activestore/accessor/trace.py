@@ -1,0 +1,133 @@
+"""Where the values of an xarray variable come from: file, variable and selection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from xarray.core import indexing
+
+from activestore.accessor.decoding import decoded
+from activestore.accessor.stored_array import StoredArray
+from activestore.active import Active
+from activestore.errors import UntraceableError
+
+__all__ = ["Traced", "trace"]
+
+# xarray's wrappers that leave values as they are; their classes are private, and have moved between modules before.
+_TRANSPARENT = frozenset(
+    {"MemoryCachedArray", "CopyOnWriteArray", "ImplicitToExplicitIndexingAdapter", "NativeEndiannessArray"}
+)
+_IN_MEMORY = "its values are in memory already"
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """Where the values of an xarray variable come from."""
+
+    active: Active
+    """The variable in its file, with the selection and with xarray's way of decoding."""
+    axes: tuple[int, ...]
+    """Which dimension of `active` each dimension of the xarray variable is."""
+
+
+def trace(variable: xr.Variable) -> Traced:
+    """Return where the values of `variable` come from; nothing is read.
+
+    Raises:
+        UntraceableError: That cannot be told for certain.
+    """
+    array: Any = variable._data  # Any: xarray's arrays are private; and `data` would read them
+    steps: list[Any] = []
+    key = None
+    while True:
+        kind = type(array).__name__
+        if kind == "_ElementwiseFunctionArray":
+            steps.append(array.func)
+        elif kind in ("LazilyIndexedArray", "LazilyVectorizedIndexedArray"):
+            if key is not None:
+                raise UntraceableError("it is indexed in two steps")
+            key = array.key
+        elif kind not in _TRANSPARENT:
+            break
+        array = array.array
+    active, stored = _opened(array)
+    return _selected(decoded(active, stored, steps[::-1]), key, variable.shape)
+
+
+def _opened(leaf: Any) -> tuple[Active, np.dtype[Any]]:  # Any: whatever lies beneath xarray's wrappers
+    """Return the variable that a leaf reads, and the type of its stored numbers.
+
+    Raises:
+        UntraceableError: The leaf reads no file that is known here.
+    """
+    if isinstance(leaf, StoredArray):
+        return leaf.active(), leaf.dtype
+    kind = type(leaf).__name__
+    if kind in ("H5NetCDFArrayWrapper", "NetCDF4ArrayWrapper"):
+        store = leaf.datastore
+        name = "/".join(part for part in (str(store._group or "").strip("/"), leaf.variable_name) if part)
+        active = Active(_address(store), name)
+        if active.shape != leaf.shape:
+            raise UntraceableError(f"{active.name!r} has the shape {leaf.shape} there, and {active.shape} in the file")
+        return active, np.dtype(leaf.dtype.str)
+    if isinstance(leaf, np.ndarray) or kind == "NumpyIndexingAdapter":
+        raise UntraceableError(_IN_MEMORY)
+    raise UntraceableError(f"its values come from a {kind}")
+
+
+def _address(store: Any) -> str:  # Any: a store of xarray's, untyped
+    """Return the path of the file that a store of xarray's has open.
+
+    Raises:
+        UntraceableError: It was opened from a file object, or from bytes.
+    """
+    path = store._filename
+    if not isinstance(path, str) or not path or path.startswith("<"):
+        raise UntraceableError("the file was opened from an object, not by its path")
+    return path
+
+
+def _selected(active: Active, key: indexing.ExplicitIndexer | None, shape: tuple[int, ...]) -> Traced:
+    """Return the part of a variable that xarray has selected.
+
+    Raises:
+        UntraceableError: It is not one selection for each dimension.
+    """
+    if key is None:
+        return Traced(active, tuple(range(active.ndim)))
+    if not isinstance(key, indexing.VectorizedIndexer):
+        found = active[tuple(key.tuple)]
+        return Traced(found, tuple(range(found.ndim)))
+    owners = _owners([np.asarray(positions) for positions in key.tuple], shape)
+    index: list[Any] = [int(np.asarray(positions).reshape(-1)[0]) if np.size(positions) else [] for positions in key.tuple]
+    for owner in owners:
+        index[owner] = np.asarray(key.tuple[owner]).reshape(-1)
+    kept = sorted(owners)
+    return Traced(active[tuple(index)], tuple(kept.index(owner) for owner in owners))
+
+
+def _owners(positions: list[np.ndarray[Any, Any]], shape: tuple[int, ...]) -> list[int]:
+    """Return, for each dimension of the result, which dimension of the file it runs along: they may be transposed.
+
+    Raises:
+        UntraceableError: The positions of two dimensions belong together: single points are selected.
+    """
+    found: dict[int, int] = {}
+    single = []
+    for dim, one in enumerate(positions):
+        along = [axis for axis, length in enumerate(one.shape) if length != 1]
+        if len(along) > 1 or (along and along[0] in found) or one.ndim > len(shape):
+            raise UntraceableError("single points of it are selected")
+        if along:
+            found[along[0] + len(shape) - one.ndim] = dim
+        else:
+            single.append(dim)
+    for axis in range(len(shape)):
+        if axis not in found:
+            if not single:
+                raise UntraceableError("a dimension was added to it")
+            found[axis] = single.pop(0)
+    return [found[axis] for axis in range(len(shape))]

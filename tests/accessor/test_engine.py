@@ -1,0 +1,137 @@
+"""The engine beside xarray's own, over real files; indexing; pickling."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from activestore.errors import SourceError, SourceNotFoundError, VariableNotFoundError
+from tests.corpus import corpus_files, file_id
+
+TAS = "docs/tas.nc"
+# xarray warns of what it finds odd in real files, with any engine.
+pytestmark = pytest.mark.filterwarnings("ignore::xarray.SerializationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+
+
+def own_engine(path):
+    """Return the engine of xarray's own that the file is compared with."""
+    return "netcdf4" if path.read_bytes()[:3] == b"CDF" else "h5netcdf"
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize("path", corpus_files(), ids=file_id)
+def test_every_file_is_as_xarray_opens_it(path):
+    with xr.open_dataset(path, engine=own_engine(path)) as theirs, xr.open_dataset(path, engine="activestore") as ours:
+        xr.testing.assert_identical(ours, theirs)
+        for name in theirs.variables:
+            assert ours[name].dtype == theirs[name].dtype
+            assert ours[name].encoding.get("units") == theirs[name].encoding.get("units")
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        lambda tas: tas,
+        lambda tas: tas[3],
+        lambda tas: tas[3, 4, 5],
+        lambda tas: tas[::-2, 3:9, ::5],
+        lambda tas: tas[[3, 1, 1], :, [0, 35]],
+        lambda tas: tas[0:0],
+        lambda tas: tas.sel(time="2001", lat=slice(-30, 30)).isel(lon=slice(None, None, -1)),
+        lambda tas: tas.sel(lat=[11, -44], lon=120, method="nearest"),
+        lambda tas: tas.isel(time=xr.DataArray([0, 5, 7], dims="point"), lat=xr.DataArray([1, 2, 3], dims="point")),
+        lambda tas: tas.isel(time=xr.DataArray([[0, 5], [7, 23]], dims=("a", "b"))),
+        lambda tas: tas.transpose("lon", "time", "lat")[2:5],
+        lambda tas: tas[np.arange(24) % 3 == 0],
+    ],
+)
+def test_indexing(pick):
+    with xr.open_dataset(TAS, engine="h5netcdf") as theirs, xr.open_dataset(TAS, engine="activestore") as ours:
+        xr.testing.assert_identical(pick(ours.tas).load(), pick(theirs.tas).load())
+
+
+def test_undecoded():
+    with xr.open_dataset(TAS, engine="h5netcdf", decode_cf=False) as theirs:
+        ours = xr.open_dataset(TAS, engine="activestore", decode_cf=False)
+        xr.testing.assert_identical(ours, theirs)
+        assert ours.tas.max() == np.float32(1e20)
+
+
+def test_opening_reads_no_chunk(monkeypatch):
+    from activestore.backends.posix import PosixBackend
+
+    ds = xr.open_dataset(TAS, engine="activestore")
+    monkeypatch.setattr(PosixBackend, "reduce_chunks", lambda *_: pytest.fail("a chunk was read"))
+    assert ds.tas.isel(time=slice(3)).sel(lat=slice(-30, 30)).shape == (3, 6, 36)
+    assert "tas" in repr(ds)
+
+
+def test_pickled_array_works_in_another_process():
+    ds = xr.open_dataset(TAS, engine="activestore")
+    data = pickle.dumps(ds.tas.isel(time=slice(0, 12)))
+    program = "import pickle, sys; print(repr(pickle.loads(sys.stdin.buffer.read()).mean('time').values.tobytes().hex()))"
+    done = subprocess.run([sys.executable, "-c", program], input=data, capture_output=True, check=True)
+    assert done.stdout.decode().strip().strip("'") == ds.tas[:12].mean("time").values.tobytes().hex()
+
+
+def test_pickle_holds_no_secret():
+    ds = xr.open_dataset("memory://tas.nc", engine="activestore", storage_options=remembered())
+    assert b"hunter2" not in pickle.dumps(ds)
+
+
+def remembered():
+    """Put the sample into fsspec's memory, and return options with a secret in them."""
+    import fsspec
+
+    fsspec.filesystem("memory").put(TAS, "/tas.nc")
+    return {"password": "hunter2"}
+
+
+def test_groups(tmp_path):
+    path = tmp_path / "groups.nc"
+    inner = xr.Dataset({"a": ("x", np.arange(5.0))}, attrs={"title": "inner"})
+    inner.to_netcdf(path, group="outer/inner", engine="netcdf4")
+    xr.testing.assert_identical(xr.open_dataset(path, engine="activestore", group="outer/inner"), inner)
+    assert not xr.open_dataset(path, engine="activestore").variables
+    with pytest.raises(VariableNotFoundError, match="no group 'nowhere'; there are: outer, outer/inner"):
+        xr.open_dataset(path, engine="activestore", group="nowhere")
+
+
+def test_text_and_truth_values(tmp_path):
+    path = tmp_path / "text.nc"
+    made = xr.Dataset(
+        {
+            "name": ("x", np.array(["Oslo", "Roma", ""], object)),
+            "fixed": ("x", np.array([b"ab", b"cd", b"ef"])),
+            "flag": ("x", np.array([True, False, True])),
+            "n": ("x", np.array([1, 2, 3], "i8")),
+        }
+    )
+    made.to_netcdf(path, engine="h5netcdf")
+    with xr.open_dataset(path, engine="h5netcdf") as theirs:
+        xr.testing.assert_identical(xr.open_dataset(path, engine="activestore"), theirs)
+        picked = xr.open_dataset(path, engine="activestore").isel(x=[2, 0])
+        xr.testing.assert_identical(picked.load(), theirs.isel(x=[2, 0]))
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(SourceNotFoundError, match="no such file"):
+        xr.open_dataset(tmp_path / "none.nc", engine="activestore")
+    (tmp_path / "text.nc").write_text("this is not netCDF")
+    with pytest.raises(SourceError, match="is neither netCDF nor HDF5"):
+        xr.open_dataset(tmp_path / "text.nc", engine="activestore")
+    with open(TAS, "rb") as file, pytest.raises(SourceError, match="opens paths and addresses, not a BufferedReader"):
+        xr.open_dataset(file, engine="activestore")
+
+
+def test_a_file_that_changes_is_noticed(tmp_path):
+    path = tmp_path / "a.nc"
+    xr.Dataset({"a": ("x", np.arange(5.0))}).to_netcdf(path, engine="h5netcdf")
+    ds = xr.open_dataset(path, engine="activestore")
+    path.unlink()
+    xr.Dataset({"a": ("x", np.arange(6.0))}).to_netcdf(path, engine="h5netcdf")
+    with pytest.raises(SourceError, match="has changed"):
+        ds.a.load()
