@@ -1,7 +1,15 @@
-"""xarray's doors to `activestore`: the engine "activestore" of `open_dataset`, and the accessor `.active`."""
+"""xarray's doors to `activestore`: the engine "activestore" of `open_dataset`, and the accessors `.active`."""
 
 from __future__ import annotations
 
-from activestore.accessor.engine import ActivestoreEntrypoint
+import xarray as xr
 
-__all__ = ["ActivestoreEntrypoint"]
+from activestore.accessor.data_array import ActiveArray, GroupedArray
+from activestore.accessor.dataset import ActiveDataset
+from activestore.accessor.engine import ActivestoreEntrypoint
+from activestore.accessor.weighted import WeightedArray
+
+__all__ = ["ActiveArray", "ActiveDataset", "ActivestoreEntrypoint", "GroupedArray", "WeightedArray"]
+
+xr.register_dataarray_accessor("active")(ActiveArray)  # type: ignore[no-untyped-call]  # xarray's own
+xr.register_dataset_accessor("active")(ActiveDataset)  # type: ignore[no-untyped-call]  # xarray's own

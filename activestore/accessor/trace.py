@@ -32,6 +32,10 @@ class Traced:
     axes: tuple[int, ...]
     """Which dimension of `active` each dimension of the xarray variable is."""
 
+    def chunk_of(self, dim: int) -> int:
+        """Return the length of a chunk along a dimension of the xarray variable."""
+        return self.active.chunks[self.axes[dim]]
+
 
 def trace(variable: xr.Variable) -> Traced:
     """Return where the values of `variable` come from; nothing is read.

@@ -1,0 +1,173 @@
+"""The accessor of `DataArray`: `da.active.mean("time")`."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from activestore.accessor.grouping import Grouping, group_labels, group_periods, group_windows
+from activestore.accessor.methods import Dims, Reductions
+from activestore.accessor.query import Query
+from activestore.accessor.rules import Method
+from activestore.accessor.weighted import WeightedArray
+from activestore.errors import SelectionError
+from activestore.explanation import Explanation
+
+__all__ = ["ActiveArray", "GroupedArray"]
+
+
+class ActiveArray(Reductions[xr.DataArray]):
+    """Reductions of a `DataArray` where its data are: `da.active.mean("time")` gives what `da.mean("time")` gives.
+
+    Examples:
+        >>> import xarray as xr
+        >>> tas = xr.open_dataset("docs/tas.nc", engine="activestore").tas
+        >>> dict(tas.sel(time="2001", lat=slice(-30, 30)).active.mean(["lat", "lon"]).sizes)
+        {'time': 12}
+    """
+
+    def __init__(self, array: xr.DataArray, *, condition: str | None = None) -> None:
+        """Reduce `array`; where its values come from is found when a reduction is asked for."""
+        self._query = Query(array, condition)
+
+    def where(self, condition: str) -> ActiveArray:
+        """Return the reductions of those values that satisfy a condition, as `da.where(da > 298.15)` has them.
+
+        Parameters:
+            condition: A comparison of the values with a number, "> 298.15", or several: ">= 273.15 and < 300".
+
+        Examples:
+            The largest number of months above 25 °C:
+
+            >>> import xarray as xr
+            >>> tas = xr.open_dataset("docs/tas.nc", engine="activestore").tas
+            >>> tas.active.where("> 298.15").count("time").max().item()
+            24
+        """
+        before = self._query.condition
+        return ActiveArray(self._query.array, condition=condition if before is None else f"{before} and {condition}")
+
+    def argmin(
+        self, dim: Dims = None, *, skipna: bool | None = None, keep_attrs: bool | None = None
+    ) -> xr.DataArray | dict[Hashable, xr.DataArray]:
+        """Return where along `dim` the least value first is; of several dimensions, the position along each."""
+        return self._position(Method("argmin", skipna), dim, keep_attrs)
+
+    def argmax(
+        self, dim: Dims = None, *, skipna: bool | None = None, keep_attrs: bool | None = None
+    ) -> xr.DataArray | dict[Hashable, xr.DataArray]:
+        """Return where along `dim` the greatest value first is; of several dimensions, the position along each."""
+        return self._position(Method("argmax", skipna), dim, keep_attrs)
+
+    def ptp(self, dim: Dims = None, *, skipna: bool | None = None, keep_attrs: bool | None = None) -> xr.DataArray:
+        """Return the greatest value less the least along `dim`."""
+        return self._reduced(Method("ptp", skipna), dim, keep_attrs)
+
+    def groupby(self, group: Any = None, **groupers: Any) -> GroupedArray:  # Any: what xarray's groupby takes
+        """Return the reductions of groups of positions along one dimension, as `da.groupby("time.month")` has them.
+
+        Examples:
+            >>> import xarray as xr
+            >>> tas = xr.open_dataset("docs/tas.nc", engine="activestore").tas
+            >>> tas.active.groupby("time.season").mean("time").season.values.tolist()
+            ['DJF', 'JJA', 'MAM', 'SON']
+        """
+        return GroupedArray(self._query, group_labels(self._query.array, group, groupers))
+
+    def resample(self, *, options: Mapping[str, Any] | None = None, **periods: Any) -> GroupedArray:  # Any: frequencies
+        """Return the reductions of periods of time, as `da.resample(time="1YS")` has them; `options` go to xarray's method.
+
+        Examples:
+            >>> import xarray as xr
+            >>> tas = xr.open_dataset("docs/tas.nc", engine="activestore").tas
+            >>> tas.active.resample(time="1YS").max("time").time.dt.year.values.tolist()
+            [2000, 2001]
+        """
+        return GroupedArray(self._query, group_periods(self._query.array, periods, options or {}))
+
+    def coarsen(self, dim: Mapping[Any, int] | None = None, **options: Any) -> GroupedArray:  # Any: windows and options
+        """Return the reductions of windows of positions, as `da.coarsen(lat=4, lon=4)` has them.
+
+        Parameters:
+            dim: Lengths of the windows by dimension; or give them as keywords.
+            options: `boundary` ("exact", "trim" or "pad"), `side` and `coord_func` as in xarray; all others are windows.
+
+        Examples:
+            >>> import xarray as xr
+            >>> tas = xr.open_dataset("docs/tas.nc", engine="activestore").tas
+            >>> tas.active.coarsen(lat=9, lon=9).mean().shape
+            (24, 2, 4)
+        """
+        own: dict[str, Any] = {name: options.pop(name) for name in ("boundary", "side", "coord_func") if name in options}
+        return GroupedArray(self._query, group_windows(self._query.array, {**(dim or {}), **options}, own))
+
+    def weighted(self, weights: xr.DataArray) -> WeightedArray:
+        """Return the weighted reductions, as `da.weighted(weights)` has them.
+
+        Parameters:
+            weights: Weights along some of the dimensions, without missing values.
+
+        Examples:
+            >>> import numpy as np
+            >>> import xarray as xr
+            >>> tas = xr.open_dataset("docs/tas.nc", engine="activestore").tas
+            >>> print(f"{tas.active.weighted(np.cos(np.deg2rad(tas.lat))).mean().item():.1f} K")
+            288.0 K
+        """
+        return WeightedArray(self._query, weights)
+
+    def explain(self, reduction: str | tuple[str, ...] = "mean", dim: Dims = None) -> Explanation:
+        """Return what a reduction would do, without reading any data: chunks touched, bytes, and what runs where.
+
+        Examples:
+            >>> import xarray as xr
+            >>> xr.open_dataset("docs/tas.nc", engine="activestore").tas[:12].active.explain("mean").chunks
+            1
+        """
+        return self._query.explain(reduction, self._query.named(dim))
+
+    def _reduced(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.DataArray:
+        return self._query.reduced(method, self._query.named(dim), keep_attrs)
+
+    def _position(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.DataArray | dict[Hashable, xr.DataArray]:
+        array, dims = self._query.array, self._query.named(dim)
+        if method.skipna is False and array.dtype.kind == "f":
+            raise SelectionError(f"{method.name} finds no NaN; leave out skipna=False, or leave out .active")
+        if not array.size:
+            raise SelectionError(f"{method.name} of nothing: the lengths are {dict(array.sizes)}; select something")
+        found = self._query.reduced(method, dims, keep_attrs)
+        if dim is None or isinstance(dim, str) or dim in array.dims:
+            return found
+        along = np.unravel_index(found.values, [array.sizes[name] for name in dims])
+        return {name: found.copy(data=one) for name, one in zip(dims, along, strict=True)}
+
+
+class GroupedArray(Reductions[xr.DataArray]):
+    """Reductions of groups of positions along a dimension; the groups take the dimension's place in the results."""
+
+    def __init__(self, query: Query, grouping: Grouping) -> None:
+        """Reduce the groups of a query."""
+        self._query, self._grouping = query, grouping
+
+    def explain(self, reduction: str | tuple[str, ...] = "mean", dim: Dims = None) -> Explanation:
+        """Return what a reduction would do, without reading any data."""
+        return self._query.explain(reduction, self._dims(dim), self._grouping)
+
+    def _reduced(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.DataArray:
+        return self._query.reduced(method, self._dims(dim), keep_attrs, self._grouping)
+
+    def _dims(self, dim: Dims) -> tuple[Hashable, ...]:
+        """Return the dimensions to be reduced: by default those that are grouped.
+
+        Raises:
+            SelectionError: Those that are grouped are not among them, or others are though there are windows.
+        """
+        grouped = tuple(self._grouping.labels)
+        dims = grouped if dim is None else self._query.named(dim)
+        missing = [one for one in grouped if one not in dims]
+        if missing or (self._grouping.windows and set(dims) != set(grouped)):
+            raise SelectionError(f"groups are along {grouped}, which has to be reduced; {dim!r} was given")
+        return dims

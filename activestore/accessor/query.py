@@ -1,0 +1,174 @@
+"""A `DataArray` to be reduced where its data are: from xarray's words to a run of the engine, and back to a `DataArray`."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from activestore.accessor.grouping import Grouping
+from activestore.accessor.methods import Dims, named
+from activestore.accessor.rules import Method, finished
+from activestore.accessor.trace import Traced, trace
+from activestore.core.reductions import Reduction
+from activestore.errors import UntraceableError
+from activestore.explanation import Explanation
+
+__all__ = ["NO_GROUPS", "Answer", "Query", "called"]
+
+NO_GROUPS = Grouping({}, {}, lambda array: array)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the engine says of a query."""
+
+    values: Mapping[str, Any]  # Any: a number or a masked array
+    """What each reduction gives, masked where nothing is valid."""
+    count: npt.NDArray[np.int64]
+    """How many values are valid under each cell."""
+    total: npt.NDArray[np.int64]
+    """How many there are, missing ones included; broadcasts against `count`."""
+    dims: tuple[Hashable, ...]
+    """The array's dimensions that the values still have, in their order; those of groups keep their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """An array, and the condition that its values have to satisfy to count."""
+
+    array: xr.DataArray
+    """The array; it stays where it is."""
+    condition: str | None = None
+    """"> 298.15", say; None where all values count."""
+
+    def named(self, dim: Dims) -> tuple[Hashable, ...]:
+        """Return the dimensions that `dim` names, in the array's order; None is all of them.
+
+        Raises:
+            SelectionError: The array has no such dimension.
+        """
+        return named(dim, self.array.dims)
+
+    def traced(self) -> Traced:
+        """Return where the values come from: file, variable and selection.
+
+        Raises:
+            UntraceableError: That cannot be told for certain.
+        """
+        try:
+            return trace(self.array.variable)
+        except UntraceableError as error:
+            name = "the array" if self.array.name is None else repr(self.array.name)
+            raise UntraceableError(
+                f"{name}: {error}, so it cannot be reduced where the data are; open the file with "
+                "xr.open_dataset(path, engine='activestore') and reduce with .active before anything is computed, "
+                "or leave out .active"
+            ) from error
+
+    def explain(
+        self, reduction: str | tuple[str, ...], dims: tuple[Hashable, ...], grouping: Grouping = NO_GROUPS
+    ) -> Explanation:
+        """Return what the engine would do."""
+        traced = self.traced()
+        return traced.active.explain(reduction, self._axes(traced, dims), **self._parts(traced, grouping))
+
+    def answer(
+        self, reductions: Reduction | tuple[Reduction, ...], dims: tuple[Hashable, ...], grouping: Grouping = NO_GROUPS
+    ) -> Answer:
+        """Return what the engine finds, `dims` being reduced: near the data, in one pass."""
+        traced = self.traced()
+        result = traced.active.run(reductions, self._axes(traced, dims), **self._parts(traced, grouping))
+        names = [self.array.dims[traced.axes.index(axis)] for axis in range(self.array.ndim)]
+        kept = tuple(name for name in names if name not in dims or name in grouping.labels)
+        return Answer(result.values, np.asarray(result.count), self._total(dims, kept, grouping), kept)
+
+    def _axes(self, traced: Traced, dims: tuple[Hashable, ...]) -> tuple[int, ...]:
+        return tuple(traced.axes[self.array.dims.index(dim)] for dim in dims)
+
+    def _parts(self, traced: Traced, grouping: Grouping) -> dict[str, Any]:  # Any: keyword arguments of many types
+        axis = dict(zip(self.array.dims, traced.axes, strict=True))
+        by = {axis[dim]: (labels, grouping.counts[dim]) for dim, labels in grouping.labels.items()}
+        given = {"by": by or None, "where": self.condition}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _total(self, dims: tuple[Hashable, ...], kept: tuple[Hashable, ...], grouping: Grouping) -> npt.NDArray[np.int64]:
+        """Return how many values lie under each cell, missing ones included."""
+        whole = math.prod(self.array.sizes[dim] for dim in dims if dim not in grouping.labels)
+        total = np.full((1,) * len(kept), whole, np.int64)
+        for dim, labels in grouping.labels.items():
+            members = np.bincount(labels[labels >= 0], minlength=grouping.counts[dim])
+            total = total * members.reshape([-1 if one == dim else 1 for one in kept])
+        return total
+
+    def reduced(
+        self, method: Method, dims: tuple[Hashable, ...], keep_attrs: bool | None, grouping: Grouping = NO_GROUPS
+    ) -> xr.DataArray:
+        """Return what xarray's method gives, of the whole or of each group."""
+        if not self.array.size:
+            # Nothing is to be read, and xarray has its own words and values for nothing.
+            return called(grouping.regroup(self.chosen(self.array)), method, dims, keep_attrs, windows=grouping.windows)
+        mould = self._mould(method, dims, keep_attrs, grouping)
+        answer = self.answer(method.reduction, dims, grouping)
+        kind = self.chosen(self._small(NO_GROUPS)).dtype.kind
+        (value,) = answer.values.values()
+        values = finished(method, value, answer.count, answer.total, kind)
+        order = _order(mould.dims, answer.dims)
+        values, total = np.transpose(values, order), np.transpose(answer.total, order)
+        if not np.all(total):
+            # What a group without positions gives is xarray's to say.
+            values = np.where(total == 0, mould.values, values)
+        return self.assembled(mould, values, {*dims, *grouping.labels})
+
+    def assembled(self, mould: xr.DataArray, values: npt.NDArray[Any], dims: set[Hashable]) -> xr.DataArray:
+        """Return `values` as a `DataArray` like `mould`, with the coordinates of the array that `dims` do not concern."""
+        lost = [name for name, coord in self.array.coords.items() if dims.intersection(coord.dims)]
+        kept = self.array.drop_vars(lost).coords
+        variable = xr.Variable(mould.dims, values.astype(mould.dtype, copy=False), mould.attrs)
+        found = xr.DataArray(variable, coords=kept, name=mould.name)
+        return found.assign_coords({name: coord for name, coord in mould.coords.items() if name not in kept})
+
+    def _mould(self, method: Method, dims: tuple[Hashable, ...], keep_attrs: bool | None, grouping: Grouping) -> xr.DataArray:
+        """Return what xarray gives for a small array of the same kind: type, name, attributes, order of dimensions."""
+        small = self.chosen(self._small(grouping))
+        return called(grouping.regroup(small), method, dims, keep_attrs, windows=grouping.windows)
+
+    def _small(self, grouping: Grouping) -> xr.DataArray:
+        """Return zeros in place of the array: one along each dimension, all along those that are grouped."""
+        array = self.array
+        shape = tuple(array.sizes[dim] if dim in grouping.labels else 1 for dim in array.dims)
+        coords = {name: coord for name, coord in array.coords.items() if coord.dims and set(coord.dims) <= set(grouping.labels)}
+        return xr.DataArray(np.zeros(shape, array.dtype), coords, array.dims, name=array.name, attrs=array.attrs)
+
+    def chosen(self, array: xr.DataArray) -> xr.DataArray:
+        """Return the array as a condition leaves it, by its type: integers become floats."""
+        return array if self.condition is None else array.where(array == array)
+
+
+def called(
+    grouped: Any,
+    method: Method,
+    dims: tuple[Hashable, ...],
+    keep_attrs: bool | None,
+    *,
+    windows: bool,  # Any: xarray's groups
+) -> xr.DataArray:
+    """Return the result of xarray's own method."""
+    place = () if windows else (list(dims),)
+    options = method.keywords | ({} if keep_attrs is None else {"keep_attrs": keep_attrs})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of moments of a single value
+        found: xr.DataArray = getattr(grouped, method.of_xarray)(*place, **options)
+    return found
+
+
+def _order(dims: tuple[Hashable, ...], old: tuple[Hashable, ...]) -> list[int]:
+    """Return where each of xarray's dimensions is among the engine's; a new name stands for that of the groups."""
+    missing = [dim for dim in old if dim not in dims]
+    return [old.index(dim) if dim in old else old.index(missing[0]) for dim in dims]
