@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from activestore.active import Active
 from activestore.core.backend import Backend, BackendRecord, Capabilities
+from activestore.core.conditions import Condition
+from activestore.core.groups import Groups
 from activestore.core.reductions import REDUCTIONS, Reduction
 from activestore.explanation import Explanation
 from activestore.hookspecs import hookimpl
@@ -15,7 +17,9 @@ __all__ = [
     "Backend",
     "BackendRecord",
     "Capabilities",
+    "Condition",
     "Explanation",
+    "Groups",
     "Reduction",
     "Report",
     "Result",

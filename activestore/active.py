@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 import warnings
@@ -18,11 +19,13 @@ import numpy.typing as npt
 from activestore.config import Settings, resolve
 from activestore.core.aggregate import Aggregator
 from activestore.core.backend import Backend
+from activestore.core.conditions import Condition, parse_condition
 from activestore.core.dispatch import Fallback, Outcome, default_workers, run
+from activestore.core.groups import By, group_selection
 from activestore.core.metadata import locate, read_variable
 from activestore.core.missing import Missing
 from activestore.core.packing import Packing
-from activestore.core.plan import Plan, ReductionRequest, normalize_axes, plan, touched_chunks
+from activestore.core.plan import Plan, ReductionRequest, grouped_axes, normalize_axes, plan, touched_chunks
 from activestore.core.reductions import READ, Reduction, find_reduction, variance
 from activestore.core.selection import Selection
 from activestore.core.variable import Variable
@@ -247,21 +250,37 @@ class Active:
         """The variable's attributes; read-only."""
         return MappingProxyType(dict(self._variable.attrs))
 
-    def plan(self, reduction: str | Reduction | tuple[str | Reduction, ...], axis: Axis = None, *, skipna: bool = True) -> Plan:
-        """Return the plan of a reduction: its chunks, and the task of each. Nothing is read."""
+    def plan(
+        self,
+        reduction: str | Reduction | tuple[str | Reduction, ...],
+        axis: Axis = None,
+        *,
+        skipna: bool = True,
+        by: By | None = None,
+        where: str | Condition | None = None,
+    ) -> Plan:
+        """Return the plan of a reduction: its chunks, and the task of each. Nothing is read; parameters are those of `run`."""
         given = reduction if isinstance(reduction, (tuple, list)) else (reduction,)
         reductions = tuple(find_reduction(one) for one in given)
         names = [one.name for one in reductions]
         if not names or len(set(names)) < len(names):
             raise ReductionError(f"name each reduction once, and at least one; these are {names}")
-        kept = self._selection.kept
-        axes = tuple(kept[axis] for axis in normalize_axes(axis, self.dims))
-        wanted = touched_chunks(self._variable, self._selection) if self._variable.table.unread is not None else None
+        kept, reduced = self._selection.kept, normalize_axes(axis, self.dims)
+        axes = tuple(kept[axis] for axis in reduced)
+        selection, groups = group_selection(self._selection, grouped_axes(by, reduced, self.dims), self.dims)
+        condition = None if where is None else parse_condition(where)
+        wanted = touched_chunks(self._variable, selection) if self._variable.table.unread is not None else None
         variable = locate(self._variable, self._source, wanted)
-        return plan(ReductionRequest(variable, self._selection, reductions, axes, skipna))
+        return plan(ReductionRequest(variable, selection, reductions, axes, skipna, groups, condition))
 
     def explain(
-        self, reduction: str | Reduction | tuple[str | Reduction, ...] = "mean", axis: Axis = None, *, skipna: bool = True
+        self,
+        reduction: str | Reduction | tuple[str | Reduction, ...] = "mean",
+        axis: Axis = None,
+        *,
+        skipna: bool = True,
+        by: By | None = None,
+        where: str | Condition | None = None,
     ) -> Explanation:
         """Return what a reduction would do, without reading any data: chunks touched, bytes, and what runs where.
 
@@ -269,6 +288,8 @@ class Active:
             reduction: As for `run`.
             axis: As for `run`.
             skipna: As for `run`.
+            by: As for `run`.
+            where: As for `run`.
 
         Examples:
             >>> print(Active("docs/tas.nc", "tas")[:12].explain("mean"))
@@ -278,7 +299,8 @@ class Active:
             ...
         """
         with self._opened_backends() as (backend, _):
-            return explain(self.plan(reduction, axis, skipna=skipna), backend, fallback=self._settings.fallback)
+            work = self.plan(reduction, axis, skipna=skipna, by=by, where=where)
+            return explain(work, backend, fallback=self._settings.fallback)
 
     def run(
         self,
@@ -287,6 +309,8 @@ class Active:
         *,
         keepdims: bool = False,
         skipna: bool = True,
+        by: By | None = None,
+        where: str | Condition | None = None,
     ) -> Result:
         """Compute one reduction, or several in one pass, and return values, count and report.
 
@@ -295,10 +319,14 @@ class Active:
             axis: Dimensions to reduce, by number or name; None for all.
             keepdims: Whether reduced dimensions stay, with the length 1.
             skipna: Whether NaN counts as missing. If not, a NaN makes the result NaN.
+            by: Groups along reduced dimensions: for each of these, by number or name, the group of every selected position
+                (integers from 0; -1 leaves the position out), or `Groups`. The dimension stays in the result, with one place
+                for each group; a group without values is masked.
+            where: What values have to satisfy: "> 298.15", ">= 273.15 and < 300", "!= 0". The others count as missing.
 
         Raises:
-            ReductionError: There is no such reduction.
-            SelectionError: There is no such axis.
+            ReductionError: There is no such reduction, or it cannot be taken of groups.
+            SelectionError: There is no such axis; or `by` or `where` are not what they have to be.
             CorruptChunkError: A chunk is damaged; the message names file, variable, chunk and offset.
             UnsupportedError: Nothing installed can undo one of the variable's filters.
             SourceError: The file cannot be read, or has changed since it was opened.
@@ -313,9 +341,14 @@ class Active:
             ((18, 36), (18, 36))
             >>> result.report.where
             {'posix': 2}
+            >>> months = np.arange(24) % 12
+            >>> tas.run("mean", axis=("time", "lat", "lon"), by={"time": months}).value.shape
+            (12,)
+            >>> tas.run("count", where="> 298.15").value
+            np.int64(0)
         """
         started = time.perf_counter()
-        work = self.plan(reduction, axis, skipna=skipna)
+        work = self.plan(reduction, axis, skipna=skipna, by=by, where=where)
         aggregator = Aggregator(work)
         with self._opened_backends() as (backend, local), self._bar(len(work)) as progress, self._unchanged():
             workers = self._settings.workers or backend.capabilities.workers or default_workers()
@@ -339,13 +372,13 @@ class Active:
             where=outcome.where,
             bytes_read=outcome.bytes_read,
             bytes_moved=outcome.bytes_moved,
-            cells=self.size,
+            cells=math.prod(work.template.selected),
             seconds=time.perf_counter() - started,
             workers=workers,
             reasons=outcome.reasons,
         )
-        reduced = normalize_axes(axis, self.dims)
-        dims = tuple(name for i, name in enumerate(self.dims) if keepdims or i not in reduced)
+        kept, ungrouped = self._selection.kept, set(work.request.axes) - {groups.axis for groups in work.request.groups}
+        dims = tuple(name for dim, name in zip(kept, self.dims, strict=True) if keepdims or dim not in ungrouped)
         return Result(values, count, dims, report, work, self._source)
 
     def reduce(
@@ -355,6 +388,8 @@ class Active:
         *,
         keepdims: bool = False,
         skipna: bool = True,
+        by: By | None = None,
+        where: str | Condition | None = None,
     ) -> Any:  # Any: a number, an array, or a mapping of them
         """Return the value of one reduction; of several, computed in one pass, a mapping from name to value.
 
@@ -364,7 +399,7 @@ class Active:
             >>> sorted(Active("docs/tas.nc", "tas").reduce(("min", "max", "mean")))
             ['max', 'mean', 'min']
         """
-        return self.run(reduction, axis, keepdims=keepdims, skipna=skipna).value
+        return self.run(reduction, axis, keepdims=keepdims, skipna=skipna, by=by, where=where).value
 
     def read(self) -> np.ma.MaskedArray[Any, Any]:
         """Return the selected values themselves: unpacked, missing ones masked, as netCDF4-python gives them.

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from activestore.core.plan import Plan
 from activestore.core.reductions import Reduction, unpack_states
-from activestore.core.task import Array, ChunkPartial, ChunkTask, State
+from activestore.core.task import Array, ChunkPartial, ChunkTask, Component, State
+from activestore.errors import BackendError
 
 __all__ = ["Aggregator"]
 
@@ -22,36 +23,71 @@ class Aggregator:
         """Prepare for the partials of `plan`; arrays are made when the first one comes."""
         self._plan = plan
         axes = plan.template.axes
-        self._shape = tuple(1 if axis in axes else n for axis, n in enumerate(plan.template.selected))
+        self._shape = plan.request.result_shape
         self._axes = frozenset(axes)
         self._count: npt.NDArray[np.int64] = np.zeros(self._shape, np.int64 if axes else np.uint8)
         self._states: dict[str, State] = {}
+        # A cell of a group may be reached first by any chunk: which of them were is kept for each.
+        self._reached = np.zeros(self._shape, bool) if plan.request.groups else None
 
     def add(self, task: ChunkTask, partial: ChunkPartial) -> None:
-        """Combine one partial with what there is."""
+        """Combine one partial with what there is.
+
+        Raises:
+            BackendError: It is not of the shape that its task asks for.
+        """
         where = self._index(task)
+        if partial.count.shape != self._count[where].shape:
+            shapes = f"{partial.count.shape}, not {self._count[where].shape}"
+            raise BackendError(f"{task.describe()}: the backend gives a partial result of the shape {shapes}")
         if not self._states:
             self._states = {
                 name: tuple(np.zeros(self._shape, array.dtype) for array in state) for name, state in partial.states.items()
             }
-        if task.first:
+        reached = self._reached_before(task, where)
+        if reached is False:
             for name, state in partial.states.items():
                 for total, part in zip(self._states[name], state, strict=True):
                     total[where] = part
             self._count[where] = partial.count
             return
-        count = self._count[where]
         with np.errstate(all="ignore"):
             for component in self._plan.template.components:
-                totals = self._states[component.name]
-                before = tuple(total[where] for total in totals)
-                joined = component.combine(before, partial.states[component.name], count, partial.count)
-                for total, part in zip(totals, joined, strict=True):
-                    total[where] = part
-        self._count[where] = count + partial.count
+                self._combine(component, where, partial, reached)
+        self._count[where] += partial.count
+
+    def _reached_before(self, task: ChunkTask, where: Any) -> npt.NDArray[np.bool_] | bool:  # Any: what indexes an array
+        """Return whether there is something already in the cells that a task reaches: in all, in none, or in which of them."""
+        if self._reached is None:
+            return not task.first
+        before: npt.NDArray[np.bool_] = self._reached[where]
+        if before.all():
+            return True
+        found = before.copy() if before.any() else False
+        self._reached[where] = True
+        return found
+
+    def _combine(
+        self,
+        component: Component,
+        where: Any,  # Any: what indexes an array
+        partial: ChunkPartial,
+        reached: npt.NDArray[np.bool_] | bool,
+    ) -> None:
+        """Join what there is of one component with a partial, where anything is there; elsewhere the partial is all."""
+        totals, parts = self._states[component.name], partial.states[component.name]
+        views = [total[where] for total in totals]
+        if reached is True and _in_place(component, totals[0], where):
+            component.ufunc(views[0], parts[0], out=views[0])  # type: ignore[misc]  # there is one
+            return
+        joined = component.combine(tuple(views), parts, self._count[where], partial.count)
+        for total, both, part in zip(totals, joined, parts, strict=True):
+            total[where] = both if reached is True else np.where(reached, both, part)
 
     def _index(self, task: ChunkTask) -> Any:  # Any: what indexes a NumPy array
         items = [slice(0, 1) if axis in self._axes else part for axis, part in enumerate(task.placement)]
+        for grouping in task.groups:
+            items[grouping.axis] = grouping.at
         if all(isinstance(item, slice) for item in items):
             return tuple(items)
         lengths = self._shape
@@ -63,7 +99,8 @@ class Aggregator:
         """Return what each reduction gives, and the count, both without the dropped dimensions."""
         request = self._plan.request
         drop = [dim for dim, dropped in enumerate(request.selection.dropped) if dropped]
-        drop += [] if keepdims else [dim for dim in request.axes if dim not in drop]
+        grouped = {groups.axis for groups in request.groups}
+        drop += [] if keepdims else [dim for dim in request.axes if dim not in drop and dim not in grouped]
         states = self._states or _empty_states(self._plan)
         variable = request.variable
         packing = None if self._plan.template.packing is not None else variable.packing
@@ -92,13 +129,19 @@ class Aggregator:
         return np.ma.MaskedArray(array, mask=nothing if nothing.any() else np.ma.nomask)
 
 
+def _in_place(component: Component, total: Array, where: Any) -> bool:  # Any: what indexes an array
+    """Return whether a state can be joined where it is: a part that is a view, and no sum of integers, which could overflow."""
+    watched = component.ufunc is np.add and total.dtype.kind in "iu"
+    return component.ufunc is not None and not watched and all(isinstance(one, slice) for one in where)
+
+
 def _scalar(array: Array) -> Any:  # Any: a number or an array
     return array[()] if array.ndim == 0 else array
 
 
 def _empty_states(plan: Plan) -> dict[str, State]:
     """Return the known components' states of a plan without tasks: an empty selection, or a variable without cells."""
-    shape = tuple(1 if axis in plan.template.axes else n for axis, n in enumerate(plan.template.selected))
+    shape = plan.request.result_shape
     stored = np.dtype(plan.template.dtype).newbyteorder("=")
     value = plan.request.variable.value_dtype if plan.template.packing is not None else stored
     state: State = (np.zeros(shape, value), np.zeros(shape, np.int64))

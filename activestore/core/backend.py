@@ -46,6 +46,10 @@ class Capabilities:
     """Whether it unpacks numbers (`scale_factor`, `add_offset`) before it reduces them."""
     extents: bool = True
     """Whether it can treat the end of a chunk as unwritten."""
+    groups: bool = True
+    """Whether it can reduce several groups of positions apart (`ChunkTask.groups`); one alone is a reduction like any other."""
+    conditions: bool = True
+    """Whether it can leave out values that do not satisfy a condition (`TaskTemplate.condition`)."""
     small_chunk: int = 0
     """Decoded bytes of a chunk up to which it is read, and computed together with its neighbours, rather than asked for."""
     joins: bool = False
@@ -178,6 +182,8 @@ def refusal(task: ChunkTask, capabilities: Capabilities) -> str | None:
         (task.extent is not None, capabilities.extents, "a chunk that ends early"),
         (any(isinstance(part, Points) for part in task.region), capabilities.points, "listed positions"),
         (any(isinstance(p, Slice) and p.step != 1 for p in task.region), capabilities.steps, "a step in the selection"),
+        (template.condition is not None, capabilities.conditions, "a condition on the values"),
+        (any(grouping.count > 1 for grouping in task.groups), capabilities.groups, "several groups in a chunk"),
         (task.through_hdf5, capabilities.through_hdf5, "a chunk that only the HDF5 library can read"),
         (task.pieces is not None, capabilities.joins, "small chunks, which are read together"),
         (task.inline is not None, capabilities.through_hdf5, "data among the metadata"),

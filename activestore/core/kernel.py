@@ -9,13 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from activestore.core.codecs import Buffer, decode
+from activestore.core.conditions import unsatisfied
+from activestore.core.grouped import assembled, blocks
 from activestore.core.missing import mask
 from activestore.core.packing import unpack
 from activestore.core.selection import region_index, region_shape
-from activestore.core.task import Array, ChunkPartial, ChunkTask, ChunkValues
+from activestore.core.task import Array, ChunkPartial, ChunkTask, ChunkValues, State, TaskTemplate
 from activestore.errors import CorruptChunkError, UnsupportedError
 
-__all__ = ["chunk_values", "decode_chunk", "decode_pieces", "fill_chunk", "reduce_chunk", "reduce_stored", "reduce_values"]
+__all__ = ["decode_chunk", "decode_pieces", "fill_chunk", "reduce_chunk", "reduce_stored", "reduce_values"]
 
 
 def reduce_chunk(raw: Buffer, task: ChunkTask) -> ChunkPartial:
@@ -100,28 +102,60 @@ def fill_chunk(task: ChunkTask) -> Array:
 
 def reduce_values(values: Array, task: ChunkTask) -> ChunkPartial:
     """Return the partial result of the stored numbers `values`, which are the wanted part of a chunk."""
-    cells = chunk_values(values, task)
-    with np.errstate(all="ignore"):
-        states = {component.name: component.chunk(cells) for component in task.template.components}
-    return ChunkPartial(task.sequence, states, cells.count)
-
-
-def chunk_values(values: Array, task: ChunkTask) -> ChunkValues:
-    """Return the stored numbers `values` with what is missing found, and unpacked if the task says so."""
     template = task.template
+    values, invalid = _valid(values, template)
+    if any(grouping.count > 1 for grouping in task.groups):
+        states, count = _grouped(values, invalid, task)
+    else:
+        states, count = _states(_chunk_values(values, invalid, template.axes, task), template)
+    return ChunkPartial(task.sequence, states, count)
+
+
+def _valid(values: Array, template: TaskTemplate) -> tuple[Array, npt.NDArray[np.bool_] | None]:
+    """Return stored numbers, unpacked if that is to be done here, and where they are missing or fail the condition."""
     invalid = mask(values, template.missing, skipna=template.skipna)
     if template.packing is not None:
         with np.errstate(all="ignore"):
             values = unpack(values, template.packing)
+    if template.condition is not None:
+        outside = unsatisfied(values, template.condition)
+        invalid = outside if invalid is None else invalid if outside is None else np.logical_or(invalid, outside, out=outside)
+    return values, invalid
+
+
+def _chunk_values(values: Array, invalid: npt.NDArray[np.bool_] | None, axes: tuple[int, ...], task: ChunkTask) -> ChunkValues:
+    """Return values as components see them."""
     return ChunkValues(
         values=values,
         invalid=invalid,
-        axes=template.axes,
-        count=_count(values.shape, invalid, template.axes),
-        accumulator=template.accumulator,
+        axes=axes,
+        count=_count(values.shape, invalid, axes),
+        accumulator=task.template.accumulator,
         placement=task.placement,
-        selected=template.selected,
+        selected=task.template.selected,
     )
+
+
+def _states(cells: ChunkValues, template: TaskTemplate) -> tuple[dict[str, State], npt.NDArray[np.int64]]:
+    with np.errstate(all="ignore"):
+        return {component.name: component.chunk(cells) for component in template.components}, cells.count
+
+
+def _grouped(
+    values: Array, invalid: npt.NDArray[np.bool_] | None, task: ChunkTask
+) -> tuple[dict[str, State], npt.NDArray[np.int64]]:
+    """Return states and counts of each group of a chunk."""
+    template = task.template
+    parts = []
+    for block in blocks(values.shape, template.axes, task.groups):
+        missing = None if invalid is None else block.cut(invalid)
+        cells = _chunk_values(block.cut(values), missing, block.axes, task)
+        states, count = _states(cells, template)
+        own = {name: tuple(array.reshape(block.answer) for array in state) for name, state in states.items()}
+        parts.append((block.where, (own, count.reshape(block.answer))))
+    counts = task.group_counts
+    shape = tuple(counts.get(axis, 1) if axis in template.axes else length for axis, length in enumerate(values.shape))
+    return assembled(shape, parts)
 
 
 def _count(shape: tuple[int, ...], invalid: npt.NDArray[np.bool_] | None, axes: tuple[int, ...]) -> npt.NDArray[np.int64]:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from activestore.core.codecs import decodable, present
+from activestore.core.conditions import Condition
+from activestore.core.groups import AxisGroups, check_groupable, check_size
 from activestore.core.packing import Packing, unpacks_in_double
 from activestore.core.reductions import Reduction, stored_component
 from activestore.core.selection import ChunkParts, DimensionPart, Points, Selection, Slice
-from activestore.core.task import ChunkTask, Component, TaskTemplate
+from activestore.core.task import ChunkTask, Component, Grouping, TaskTemplate
 from activestore.core.variable import Variable, contiguous_table
 from activestore.errors import SelectionError
 
-__all__ = ["Plan", "ReductionRequest", "Tally", "normalize_axes", "plan", "touched_chunks"]
+__all__ = ["Plan", "ReductionRequest", "Tally", "grouped_axes", "normalize_axes", "plan", "touched_chunks"]
 
 _BATCH = 4096
 """Chunks looked up at a time while tasks are made."""
@@ -42,6 +45,27 @@ class ReductionRequest:
     """Dimensions of the variable that are reduced, ascending."""
     skipna: bool = True
     """Whether NaN is missing."""
+    groups: tuple[AxisGroups, ...] = ()
+    """The groups along reduced dimensions that have some, in the order of these."""
+    condition: Condition | None = None
+    """What values have to satisfy, or they count as missing; None for nothing."""
+
+    @property
+    def result_shape(self) -> tuple[int, ...]:
+        """Lengths of the result with the variable's dimensions: 1 where one is reduced to a number."""
+        counts = {one.axis: one.count for one in self.groups}
+        lengths = map(len, self.selection.positions)
+        return tuple(counts.get(axis, 1) if axis in self.axes else length for axis, length in enumerate(lengths))
+
+
+class _Row(NamedTuple):
+    """What is wanted of one row of chunks along one dimension, for all tasks in that row."""
+
+    part: DimensionPart
+    first: bool
+    """Whether it is the first one that is touched."""
+    grouping: Grouping | None
+    """Its groups; None if the dimension has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +117,7 @@ class Plan:
             return
         for first in range(0, len(self), _BATCH):
             cells, rows = self._rows(first, min(first + _BATCH, len(self)))
-            parts = _lists(cells, self.parts)
+            parts = self._row_lists(cells)
             for i, row in enumerate(rows.tolist()):
                 task = self._task(first + i, tuple(part[i] for part in parts), row)
                 yield _trimmed(task) if self.variable.clipped and task.offset is not None and task.offset >= 0 else task
@@ -151,20 +175,34 @@ class Plan:
     def _joined_tasks(self, count: int) -> Iterator[ChunkTask]:
         """Yield tasks of up to `count` chunks each."""
         length, table = self.variable.chunk_shape[0], self.variable.table
-        others = tuple((part[0], True) for part in self.parts[1:])
+        others = tuple(self._row(dim, part[0], first=True) for dim, part in enumerate(self.parts[1:], 1))
         along = ChunkParts(self.request.selection.positions[0], length * count)
         for sequence in range(len(along)):
             part = along[sequence]
             chunks, inside = _narrowed(part.inside, length)
             first, last = part.chunk * count + chunks.start, part.chunk * count + chunks.stop
-            task = self._task(sequence, ((DimensionPart(first, inside, part.outside), sequence == 0), *others), first)
+            row = self._row(0, DimensionPart(first, inside, part.outside), first=sequence == 0)
+            task = self._task(sequence, (row, *others), first)
             pieces = tuple(zip(table.offset[first:last].tolist(), table.size[first:last].tolist(), strict=True))
             shape = (len(pieces) * length, *task.shape[1:])
             yield dataclasses.replace(task, shape=shape, pieces=pieces, size=int(table.size[first:last].sum()))
 
-    def _task(self, sequence: int, parts: tuple[tuple[DimensionPart, bool], ...], row: int) -> ChunkTask:
+    def _row(self, dim: int, part: DimensionPart, *, first: bool) -> _Row:
+        groups = next((one for one in self.request.groups if one.axis == dim), None)
+        return _Row(part, first, None if groups is None else groups.of(part.outside))
+
+    def _row_lists(self, cells: tuple[npt.NDArray[np.int64], ...]) -> list[list[_Row]]:
+        """Return, along each dimension, the row that each of several tasks is in."""
+        found = []
+        for dim, (cell, part) in enumerate(zip(cells, self.parts, strict=True)):
+            known = {at: self._row(dim, part[at], first=at == 0) for at in np.unique(cell).tolist()}
+            found.append([known[at] for at in cell.tolist()])
+        return found
+
+    def _task(self, sequence: int, rows: tuple[_Row, ...], row: int) -> ChunkTask:
         variable, table = self.variable, self.variable.table
-        chunk = tuple(part.chunk for part, _ in parts)
+        parts = [one.part for one in rows]
+        chunk = tuple(part.chunk for part in parts)
         origin = tuple(at * length for at, length in zip(chunk, variable.chunk_shape, strict=True))
         shape, extent = variable.chunk_shape, None
         if variable.clipped:
@@ -188,19 +226,11 @@ class Plan:
             codecs=codecs,
             through_hdf5=offset is not None and (not table.placed or not decodable(codecs)),
             inline=table.inline,
-            region=tuple(part.inside for part, _ in parts),
-            placement=tuple(part.outside for part, _ in parts),
-            first=all(starts for dim, (_, starts) in enumerate(parts) if dim in self.template.axes),
+            region=tuple(part.inside for part in parts),
+            placement=tuple(part.outside for part in parts),
+            first=not self.request.groups and all(one.first for dim, one in enumerate(rows) if dim in self.template.axes),
+            groups=tuple(one.grouping for one in rows if one.grouping is not None),
         )
-
-
-def _lists(cells: tuple[npt.NDArray[np.int64], ...], parts: tuple[ChunkParts, ...]) -> list[list[tuple[DimensionPart, bool]]]:
-    """Return, along each dimension, the part of every task and whether it is the dimension's first."""
-    found = []
-    for cell, part in zip(cells, parts, strict=True):
-        known = {at: (part[at], at == 0) for at in np.unique(cell).tolist()}
-        found.append([known[at] for at in cell.tolist()])
-    return found
 
 
 def _narrowed(inside: Slice | Points, length: int) -> tuple[range, Slice | Points]:
@@ -255,11 +285,18 @@ def touched_chunks(variable: Variable, selection: Selection) -> npt.NDArray[np.i
 def plan(request: ReductionRequest) -> Plan:
     """Return the plan of `request`; nothing is read.
 
+    Raises:
+        ReductionError: A reduction that cannot be taken of groups.
+        SelectionError: The result would be larger than what is selected, and large.
+
     Examples:
         >>> from activestore import Active
         >>> len(plan(ReductionRequest(Active("docs/tas.nc", "tas").variable, Selection.whole((24, 18, 36)), (), (0, 1, 2))))
         2
     """
+    if request.groups:
+        check_groupable({c.name: c for reduction in request.reductions for c in reduction.components})
+        check_size(request.groups, [len(positions) for positions in request.selection.positions], request.axes)
     variable = _cut_for(request.variable, request.selection)
     components, packing = _components(request)
     template = TaskTemplate(
@@ -274,6 +311,7 @@ def plan(request: ReductionRequest) -> Plan:
         accumulator=_accumulator(request, unpacking=packing is not None),
         fill=variable.fill,
         selected=tuple(len(positions) for positions in request.selection.positions),
+        condition=request.condition,
     )
     parts = tuple(
         ChunkParts(positions, length)
@@ -311,7 +349,7 @@ def _components(request: ReductionRequest) -> tuple[tuple[Component, ...], Packi
     packing = request.variable.packing
     if packing is None:
         return tuple(wanted.values()), None
-    linear = all(component.unpack is not None for component in wanted.values())
+    linear = request.condition is None and all(component.unpack is not None for component in wanted.values())
     if not linear or not unpacks_in_double(request.variable.dtype, packing):
         # netCDF4-python rounds each value to the narrower type; only unpacking before reducing gives the same numbers.
         return tuple(wanted.values()), packing
@@ -347,6 +385,28 @@ def normalize_axes(axis: object, dims: Sequence[str]) -> tuple[int, ...]:
     if len(set(found)) < len(found):
         raise SelectionError(f"axis {axis!r} names an axis twice")
     return tuple(sorted(found))
+
+
+def grouped_axes(by: Mapping[Any, object] | None, reduced: Sequence[int], dims: Sequence[str]) -> dict[int, object]:
+    """Return what `by` gives for each dimension, by number.
+
+    Raises:
+        SelectionError: It is no mapping; or there is no such dimension, or it is not reduced.
+
+    Examples:
+        >>> grouped_axes({"time": [0, 1]}, (0, 1), ("time", "lat"))
+        {0: [0, 1]}
+    """
+    if by is None:
+        return {}
+    if not isinstance(by, Mapping):
+        raise SelectionError(f"by is a {type(by).__name__}; give a mapping from dimensions to the groups of their positions")
+    axes = normalize_axes(list(by), dims)
+    found = {normalize_axes(dim, dims)[0]: given for dim, given in by.items()}
+    for axis in axes:
+        if axis not in reduced:
+            raise SelectionError(f"by has {dims[axis]!r}, which is not reduced; name it in axis as well")
+    return found
 
 
 def _one_axis(item: object, dims: Sequence[str]) -> int:

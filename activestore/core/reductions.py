@@ -235,12 +235,12 @@ def _values_chunk(cells: ChunkValues) -> State:
     return (cells.values,)
 
 
-SUM = Component("sum", _sum_chunk, _sum_combine, _sum_unpack)
-MIN = Component("min", _min_chunk, _min_combine, _value_unpack)
-MAX = Component("max", _max_chunk, _max_combine, _value_unpack)
+SUM = Component("sum", _sum_chunk, _sum_combine, _sum_unpack, np.add)
+MIN = Component("min", _min_chunk, _min_combine, _value_unpack, np.minimum)
+MAX = Component("max", _max_chunk, _max_combine, _value_unpack, np.maximum)
 MOMENTS = Component("moments", _moments_chunk, _moments_combine, _moments_unpack)
-ANY = Component("any", _any_chunk, _any_combine, None)
-ALL = Component("all", _all_chunk, _all_combine, None)
+ANY = Component("any", _any_chunk, _any_combine, None, np.logical_or)
+ALL = Component("all", _all_chunk, _all_combine, None, np.logical_and)
 # Numbers that differ as stored can be equal when unpacked, and then the first of them counts.
 ARGMIN = Component("argmin", _argmin_chunk, partial(_arg_combine, np.less), None)
 ARGMAX = Component("argmax", _argmax_chunk, partial(_arg_combine, np.greater), None)

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from activestore.core.codecs import Codec
+from activestore.core.conditions import Condition
 from activestore.core.missing import Missing
 from activestore.core.packing import Packing
 from activestore.core.selection import Region
 
-__all__ = ["Array", "ChunkPartial", "ChunkTask", "ChunkValues", "Component", "Placement", "State", "TaskTemplate"]
+__all__ = ["Array", "ChunkPartial", "ChunkTask", "ChunkValues", "Component", "Grouping", "Placement", "State", "TaskTemplate"]
 
 Array = npt.NDArray[Any]
 """An array of any type of numbers."""
@@ -82,6 +83,8 @@ class Component:
     """Joins the states of two parts, given how many values are valid in each."""
     unpack: Callable[[State, Packing, npt.NDArray[np.int64]], State] | None
     """Makes the state of the values from that of the stored numbers; None where only unpacked numbers will do."""
+    ufunc: np.ufunc | None = None
+    """What joins two states of floats, or of truth values, number by number; None where `combine` needs to know more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,30 @@ class TaskTemplate:
     """The stored number of cells that were never written."""
     selected: tuple[int, ...]
     """Shape of the selection, dropped dimensions included."""
+    condition: Condition | None = None
+    """What values have to satisfy, as they are unpacked, or they count as missing; None for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """How the wanted positions of a chunk fall into groups along one of the reduced dimensions.
+
+    Groups are numbered from 0 among those that the chunk has, in the order in which the result has them.
+    """
+
+    axis: int
+    """The dimension."""
+    labels: tuple[int, ...]
+    """The group of each run of positions; every group of the chunk is among them."""
+    lengths: tuple[int, ...]
+    """How many positions each run has."""
+    at: slice | tuple[int, ...]
+    """Which groups of the result these are: who computes the task need not know."""
+
+    @property
+    def count(self) -> int:
+        """How many groups the chunk has."""
+        return max(self.labels) + 1
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -146,7 +173,9 @@ class ChunkTask:
     placement: Placement
     """Where that part lies in the selection."""
     first: bool
-    """Whether it is the first chunk, in grid order, of the cells of the result that it reaches."""
+    """Whether it is the first chunk, in grid order, of the cells of the result that it reaches; false with groups."""
+    groups: tuple[Grouping, ...] = ()
+    """How the wanted part falls into groups, along each dimension that has some, in the order of the dimensions."""
 
     def __repr__(self) -> str:
         return f"<ChunkTask {self.sequence}: {self.describe()}>"
@@ -171,6 +200,11 @@ class ChunkTask:
         return ((self.offset, self.size),) if self.pieces is None else self.pieces
 
     @property
+    def group_counts(self) -> dict[int, int]:
+        """How many groups the wanted part has along each dimension that has some; all other reduced ones are one group."""
+        return {grouping.axis: grouping.count for grouping in self.groups}
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the decoded chunk."""
         return math.prod(self.shape) * np.dtype(self.template.dtype).itemsize
@@ -178,7 +212,10 @@ class ChunkTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChunkPartial:
-    """What a chunk's task gives back: components, never a final result; reduced dimensions have the length 1."""
+    """What a chunk's task gives back: components, never a final result.
+
+    Reduced dimensions have the length 1; those with groups have one place for each group of the chunk.
+    """
 
     sequence: int
     """The task's place in grid order."""

@@ -31,6 +31,8 @@ _CAPABILITIES = Capabilities(
     points=False,
     unpacks=False,
     extents=False,
+    groups=False,
+    conditions=False,
     workers=_WORKERS,
 )
 

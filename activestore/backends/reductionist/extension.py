@@ -115,6 +115,8 @@ class ExtensionBackend:
             components=extension.components,
             dtypes=extension.dtypes,
             codecs=extension.codecs,
+            groups=False,
+            conditions=False,
             small_chunk=_SMALL_CHUNK,
             joins=True,
             workers=min(_CONNECTIONS, max(4, 2 * extension.workers)),

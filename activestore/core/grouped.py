@@ -1,0 +1,203 @@
+"""The kernel of groups: a chunk cut into blocks, each of which is reduced by a few calls of NumPy however many groups it has.
+
+Along a dimension, all groups of the same size form one block if their positions are spaced evenly: then they are a view of the
+chunk with one dimension more. If not, they are copied side by side, or reduced one by one where they are large.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from activestore.core.task import Array, Grouping, State
+
+__all__ = ["Block", "assembled", "blocks"]
+
+MOST = 1 << 62
+_LARGE = 1 << 14
+"""Numbers of a group from which a call of NumPy for it alone costs little."""
+
+Answer = tuple[dict[str, State], npt.NDArray[np.int64]]
+"""Components' states, and counts."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """Groups of one size along one dimension."""
+
+    groups: slice | npt.NDArray[np.int64]
+    """Their numbers."""
+    members: slice | npt.NDArray[np.int64]
+    """All of their positions."""
+    count: int
+    """How many groups they are."""
+    size: int
+    """How many positions each has."""
+    groups_first: bool
+    """Whether the positions of a group lie side by side among `members`; if not, the groups take turns."""
+
+
+@lru_cache(maxsize=256)
+def _runs(labels: tuple[int, ...], lengths: tuple[int, ...], *, apart: int) -> tuple[_Run, ...]:
+    """Return the groups along a dimension, those of one size together.
+
+    Parameters:
+        labels: The group of each run of positions.
+        lengths: How many positions each has.
+        apart: Size from which groups are better reduced one by one than copied side by side.
+    """
+    of_position = np.repeat(np.array(labels, np.int64), np.array(lengths, np.int64))
+    order = np.argsort(of_position, kind="stable")
+    sizes = np.bincount(of_position)
+    starts = np.cumsum(sizes) - sizes
+    found: list[_Run] = []
+    for size in np.unique(sizes).tolist():
+        groups = np.flatnonzero(sizes == size)
+        members = order[starts[groups][:, None] + np.arange(size)]
+        # In the order of their positions: a reversed selection meets the groups from the last to the first.
+        rows = np.argsort(members[:, 0])
+        found += _runs_of_one_size(groups[rows], members[rows], apart=size >= apart)
+    return tuple(found)
+
+
+def _runs_of_one_size(groups: npt.NDArray[np.int64], members: npt.NDArray[np.int64], *, apart: bool) -> Iterator[_Run]:
+    """Yield groups of one size, whose positions are the rows of `members`: all together, or one by one."""
+    count, size = members.shape
+    numbers = _as_slice(groups)
+    for matrix, groups_first in ((members, True), (members.T, False)):
+        places = _as_slice(matrix.reshape(-1))
+        if isinstance(places, slice) and places.step > 0:
+            yield _Run(numbers, places, count, size, groups_first)
+            return
+    if not apart:
+        yield _Run(numbers, members.reshape(-1), count, size, groups_first=True)
+        return
+    for group, row in zip(groups.tolist(), members, strict=True):
+        yield _Run(slice(group, group + 1), _as_slice(row), 1, size, groups_first=True)
+
+
+def _as_slice(numbers: npt.NDArray[np.int64]) -> slice | npt.NDArray[np.int64]:
+    """Return numbers as a slice if they are evenly spaced."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    step = int(numbers[1]) - first if len(numbers) > 1 else 1
+    if step == 0 or last != first + step * (len(numbers) - 1) or bool(np.any(np.diff(numbers) != step)):
+        return numbers
+    return slice(first, last + 1 if step > 0 else last - 1 if last else None, step)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """A part of a chunk that holds whole groups, as many along each dimension; it may have dimensions more than the chunk."""
+
+    runs: tuple[tuple[int, _Run], ...]
+    """The dimensions that are cut, and the groups along each."""
+    shape: tuple[int, ...]
+    """Its lengths: a dimension of several groups has become two."""
+    axes: tuple[int, ...]
+    """The dimensions of the block that are reduced."""
+    answer: tuple[int, ...]
+    """Lengths of its states, with the chunk's dimensions."""
+    where: Any  # Any: what indexes an array
+    """Where these lie among the states of the chunk."""
+
+    def cut(self, array: Array) -> Array:
+        """Return the block of an array of the chunk's shape: a view where it can be."""
+        index: list[slice] = [slice(None)] * array.ndim
+        for axis, run in self.runs:
+            if isinstance(run.members, slice):
+                index[axis] = run.members
+        array = array[tuple(index)]
+        for axis, run in self.runs:
+            if not isinstance(run.members, slice):
+                array = np.take(array, run.members, axis)
+        return array.reshape(self.shape)
+
+
+def blocks(shape: tuple[int, ...], axes: Sequence[int], groups: Sequence[Grouping]) -> Iterator[Block]:
+    """Yield the blocks of a chunk's wanted part; together they hold each of its groups once.
+
+    Parameters:
+        shape: Shape of that part.
+        axes: Its dimensions that are reduced, ascending, those with groups among them.
+        groups: The groups along these.
+
+    Examples:
+        >>> rows = Grouping(0, (0, 1, 2), (2, 2, 1), slice(0, 3))
+        >>> [(block.shape, block.axes, block.answer) for block in blocks((5, 3), (0, 1), [rows])]
+        [((1, 3), (0, 1), (1, 1)), ((2, 2, 3), (1, 2), (2, 1))]
+    """
+    along = []
+    for grouping in groups:
+        others = math.prod(shape) // shape[grouping.axis]
+        for other in groups:
+            others = others if other is grouping else max(1, others // other.count)
+        along.append([(grouping.axis, run) for run in _runs(grouping.labels, grouping.lengths, apart=-(-_LARGE // others))])
+    for runs in itertools.product(*along):
+        yield _block(shape, axes, runs)
+
+
+def _block(shape: tuple[int, ...], axes: Sequence[int], runs: tuple[tuple[int, _Run], ...]) -> Block:
+    lengths: list[int] = []
+    reduced: list[int] = []
+    answer: list[int] = []
+    where: list[Any] = []  # Any: what indexes an array
+    cut = dict(runs)
+    for axis, length in enumerate(shape):
+        run = cut.get(axis)
+        answer.append(1 if axis in axes else length)
+        where.append(slice(None))
+        if run is None:
+            reduced += [len(lengths)] if axis in axes else []
+            lengths.append(length)
+            continue
+        answer[axis], where[axis] = run.count, run.groups
+        if run.count == 1:
+            reduced.append(len(lengths))
+            lengths.append(run.size)
+        else:
+            reduced.append(len(lengths) + run.groups_first)
+            lengths += [run.count, run.size] if run.groups_first else [run.size, run.count]
+    return Block(runs, tuple(lengths), tuple(reduced), tuple(answer), _index(where, answer))
+
+
+def _index(where: list[Any], lengths: list[int]) -> Any:  # Any: what indexes an array
+    if all(isinstance(one, slice) for one in where):
+        return tuple(where)
+    return np.ix_(
+        *[
+            one if not isinstance(one, slice) else np.arange(n) if one.start is None else np.arange(*one.indices(MOST))
+            for one, n in zip(where, lengths, strict=True)
+        ]
+    )
+
+
+def assembled(shape: tuple[int, ...], parts: Sequence[tuple[Any, Answer]]) -> Answer:  # Any: what indexes an array
+    """Return states and counts of a chunk, given those of its parts and where each belongs.
+
+    Parameters:
+        shape: Shape of the states of the whole.
+        parts: What indexes them, and the states and counts that belong there, for every part.
+    """
+    where, answer = parts[0]
+    if len(parts) == 1 and all(isinstance(one, slice) and one.step in (None, 1) for one in where):
+        return answer
+
+    def joined(find: Callable[[Answer], Array]) -> Array:
+        arrays = [(where, find(answer)) for where, answer in parts]
+        whole = np.empty(shape, np.result_type(*{array.dtype for _, array in arrays}))
+        for where, array in arrays:
+            whole[where] = array
+        return whole
+
+    found = {
+        name: tuple(joined(lambda answer, name=name, i=i: answer[0][name][i]) for i in range(len(state)))  # type: ignore[misc]
+        for name, state in answer[0].items()
+    }
+    return found, joined(lambda answer: answer[1])
