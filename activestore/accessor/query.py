@@ -16,6 +16,7 @@ from activestore.accessor.grouping import Grouping
 from activestore.accessor.methods import Dims, named
 from activestore.accessor.rules import Method, finished
 from activestore.accessor.trace import Traced, trace
+from activestore.core.groups import Groups
 from activestore.core.reductions import Reduction
 from activestore.errors import UntraceableError
 from activestore.explanation import Explanation
@@ -94,7 +95,7 @@ class Query:
 
     def _parts(self, traced: Traced, grouping: Grouping) -> dict[str, Any]:  # Any: keyword arguments of many types
         axis = dict(zip(self.array.dims, traced.axes, strict=True))
-        by = {axis[dim]: (labels, grouping.counts[dim]) for dim, labels in grouping.labels.items()}
+        by = {axis[dim]: Groups(labels, grouping.counts[dim]) for dim, labels in grouping.labels.items()}
         given = {"by": by or None, "where": self.condition}
         return {name: value for name, value in given.items() if value is not None}
 
@@ -162,6 +163,8 @@ def called(
     """Return the result of xarray's own method."""
     place = () if windows else (list(dims),)
     options = method.keywords | ({} if keep_attrs is None else {"keep_attrs": keep_attrs})
+    if windows:
+        options.pop("ddof", None)  # xarray's windows do not take it, and it changes neither type nor name
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of moments of a single value
         found: xr.DataArray = getattr(grouped, method.of_xarray)(*place, **options)
