@@ -84,7 +84,7 @@ class ActiveArray(Reductions[xr.DataArray]):
             >>> import xarray as xr
             >>> tas = xr.open_dataset("docs/tas.nc", engine="activestore").tas
             >>> tas.active.resample(time="1YS").max("time").time.dt.year.values.tolist()
-            [2000, 2001]
+            [2001, 2002]
         """
         return GroupedArray(self._query, group_periods(self._query.array, periods, options or {}))
 
@@ -115,7 +115,7 @@ class ActiveArray(Reductions[xr.DataArray]):
             >>> import xarray as xr
             >>> tas = xr.open_dataset("docs/tas.nc", engine="activestore").tas
             >>> print(f"{tas.active.weighted(np.cos(np.deg2rad(tas.lat))).mean().item():.1f} K")
-            288.0 K
+            287.7 K
         """
         return WeightedArray(self._query, weights)
 

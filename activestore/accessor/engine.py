@@ -27,7 +27,7 @@ class ActivestoreEntrypoint(BackendEntrypoint):
         >>> import xarray as xr
         >>> ds = xr.open_dataset("docs/tas.nc", engine="activestore")
         >>> print(f"{ds.tas.sel(lat=slice(-30, 30)).active.mean().item():.2f}")
-        295.05
+        295.89
     """
 
     description = "Open netCDF and HDF5 files, local or in object stores, and reduce them where the data are (.active)"
