@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,15 +10,12 @@ from typing import Any, BinaryIO
 import fsspec.core
 
 from activestore.blocks import MetadataView, data_file
-from activestore.errors import ActivestoreError, SourceError, SourceNotFoundError, UnsupportedError, map_errors
+from activestore.errors import SourceNotFoundError
+from activestore.fsspec_errors import named_errors
 from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
 from activestore.redaction import public_address
 
 __all__ = ["FsspecSource"]
-
-
-_WITH_SECRETS = re.compile(r"://[^/]*:[^/]*@|[?]")
-"""Addresses with a password, or a query."""
 
 
 class FsspecSource:
@@ -36,7 +32,7 @@ class FsspecSource:
             UnsupportedError: fsspec does not know such addresses, or lacks the package for them.
         """
         self._uri, self._address, self._reopen = public_address(uri), uri, reopen
-        with _named(uri):
+        with named_errors(uri):
             self._files, self._path = fsspec.core.url_to_fs(uri, **options)
         # File systems that are not asynchronous keep one connection, or one open file, for all.
         alone = not self._files.async_impl
@@ -79,11 +75,11 @@ class FsspecSource:
         return self._status()[1]
 
     def _status(self) -> tuple[int, str]:
-        with self._turn, _named(self._address):
+        with self._turn, named_errors(self._address):
             self._files.invalidate_cache(self._files._parent(self._path))
             info = self._files.info(self._path)
         if info.get("type") == "directory" or info.get("size") is None:
-            raise SourceError(f"{self._uri}: is not a file; name a netCDF or HDF5 file")
+            raise SourceNotFoundError(f"{self._uri}: is not a file; name a netCDF or HDF5 file")
         marks = [
             str(info[name]) for name in ("ETag", "etag", "mtime", "LastModified", "last_modified", "created") if info.get(name)
         ]
@@ -98,7 +94,7 @@ class FsspecSource:
         clipped = clipped_ranges(ranges, self._size)
         merged = merged_ranges(clipped)
         starts, ends = [start for start, _ in merged], [start + length for start, length in merged]
-        with self._turn, _named(self._address):
+        with self._turn, named_errors(self._address):
             found = self._files.cat_ranges([self._path] * len(merged), starts, ends, on_error="raise")
         return cut_ranges(clipped, dict(zip(starts, found, strict=True)))
 
@@ -108,33 +104,3 @@ class FsspecSource:
     def for_hdf5(self) -> BinaryIO:
         """Return a file object for the HDF5 library."""
         return data_file(self._size, self.read_ranges)
-
-
-@contextmanager
-def _named(uri: str) -> Iterator[None]:
-    """Translate whatever a file system of fsspec raises; if the address has secrets in it, without the cause, which quotes it.
-
-    Raises:
-        SourceNotFoundError: There is nothing there.
-        UnsupportedError: No installed package knows such addresses.
-        SourceError: In place of anything else.
-    """
-    shown = public_address(uri)
-    failed, cause = None, None
-    try:
-        with map_errors(shown):
-            yield
-    except ActivestoreError as error:
-        failed, cause = error, error.__cause__
-    except (ImportError, ValueError) as error:
-        failed, cause = UnsupportedError(f"{shown}: cannot be opened: {error}"), error
-    except Exception as error:  # noqa: BLE001  # each of fsspec's file systems raises errors of its own
-        what = f"cannot be read ({type(error).__name__})"
-        failed, cause = SourceError(f"{shown}: {what}; check the address and storage_options"), error
-    if failed is None:
-        return
-    if _WITH_SECRETS.search(uri) is None:
-        raise failed from cause
-    quoting = not isinstance(failed, SourceNotFoundError)
-    message = f"{shown}: cannot be read; check the address and storage_options" if quoting else str(failed)
-    raise type(failed)(message) from None

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from activestore.core.variable import ReadableSource
-from activestore.errors import SourceError, UnsupportedError, map_errors
+from activestore.errors import SourceError, SourceNotFoundError, UnsupportedError, map_errors
 from activestore.origin import Origin
 from activestore.redaction import public_address, without_secrets
 
@@ -124,10 +124,10 @@ def _version(status: os.stat_result) -> str:
 
 
 def open_source(uri: str | os.PathLike[str], storage_options: Mapping[str, object] | None = None) -> Source:
-    """Return the source at `uri`.
+    """Return the source at `uri`: a file, or a Zarr store.
 
     Parameters:
-        uri: Path of a local file, `file://…`, `s3://bucket/key`, `http(s)://…`, or any address that fsspec reads.
+        uri: Path of a local file or Zarr store, `file://…`, `s3://bucket/key`, `http(s)://…`, or any address that fsspec reads.
         storage_options: How the store is reached, as fsspec takes it.
 
     Raises:
@@ -141,14 +141,55 @@ def open_source(uri: str | os.PathLike[str], storage_options: Mapping[str, objec
         ...
         activestore.errors.SourceNotFoundError: no/such/file.nc: no such file; check the path
     """
-    text = os.fsdecode(uri)
-    scheme, colon, _ = text.partition("://")
+    text, options = os.fsdecode(uri), dict(storage_options or {})
+    path = _local_path(text)
+    if path is not None:
+        return _open_folder(path) if os.path.isdir(path) else LocalSource(path)
+    # What is named so is asked for as a store first; what is not, only if there is no such file.
+    if text.rstrip("/").endswith(".zarr") and (store := _remote_store(text, options)) is not None:
+        return store
+    try:
+        return _open_remote(text, text.partition("://")[0].lower(), options)
+    except SourceNotFoundError:
+        store = None if text.rstrip("/").endswith(".zarr") else _remote_store(text, options)
+        if store is None:
+            raise
+        return store
+
+
+def _local_path(uri: str) -> str | None:
+    """Return the path that an address is on this machine, None if it is elsewhere."""
+    scheme, colon, _ = uri.partition("://")
     # A file may have two colons in its name; an address that fsspec chains has them too.
-    if not colon and ("::" not in text or os.path.exists(text)):
-        return LocalSource(text)
-    if scheme.lower() == "file":
-        return LocalSource(unquote(urlsplit(text).path))
-    return _open_remote(text, scheme.lower(), dict(storage_options or {}))
+    if not colon and ("::" not in uri or os.path.exists(uri)):
+        return uri
+    return unquote(urlsplit(uri).path) if scheme.lower() == "file" else None
+
+
+def _open_folder(path: str) -> Source:
+    from activestore.object_store import LocalObjects  # noqa: PLC0415  # slow to import
+    from activestore.zarr_source import ZarrSource, is_zarr  # noqa: PLC0415  # the same
+
+    store = LocalObjects(path)
+    if not is_zarr(store):
+        raise SourceError(
+            f"{path}: is a folder, and no Zarr store (it has no zarr.json, .zgroup or .zmetadata); name a file in it"
+        )
+    return ZarrSource(store, (LocalObjects, (os.path.abspath(path),)))
+
+
+def _remote_store(uri: str, options: dict[str, Any]) -> Source | None:  # Any: options of many types
+    """Return the Zarr store at an address elsewhere, None if there is none, or nothing here lists what is there."""
+    from activestore.object_store import FsspecObjects  # noqa: PLC0415  # slow to import
+    from activestore.zarr_source import ZarrSource, is_zarr  # noqa: PLC0415  # the same
+
+    try:
+        store = FsspecObjects(uri, options)
+    except UnsupportedError:
+        return None
+    if not is_zarr(store):
+        return None
+    return ZarrSource(store, (FsspecObjects, (_address_without_secrets(uri), without_secrets(options))))
 
 
 def _open_remote(uri: str, scheme: str, options: dict[str, Any]) -> Source:  # Any: options of many types

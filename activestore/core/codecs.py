@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 import ctypes
 import importlib.util
+import lzma
 import math
 import zlib
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from activestore.core import array_filters
 from activestore.core.codec_headers import blosc2_sizes, check_blosc2_frame, zstd_size
 from activestore.errors import CorruptChunkError, UnsupportedError
 
@@ -48,7 +50,7 @@ class Codec:
     id: str
     """The field's name of it: "zlib", "shuffle", "fletcher32", "zstd", …"""
     filter_id: int
-    """HDF5's registered number of the filter; 0 for "gzip" and "blosc2-chunk", which HDF5 does not have."""
+    """HDF5's registered number of the filter; 0 for what HDF5 does not have: "gzip", "blosc2-chunk", Zarr's own filters."""
     values: tuple[int, ...] = ()
     """The filter's parameters, as HDF5 stores them."""
 
@@ -176,7 +178,9 @@ def _size_before(earlier: tuple[Codec, ...], nbytes: int) -> int | None:
     """Return how many bytes the writer gave to the codec after `earlier`; None behind a compressor."""
     if any(_DECODERS[codec.id].compresses for codec in earlier):
         return None
-    return nbytes + 4 * sum(codec.id == "fletcher32" for codec in earlier)
+    for codec in earlier:
+        nbytes = _DECODERS[codec.id].stored(codec, nbytes)
+    return nbytes
 
 
 _DECODING_ERRORS = (
@@ -201,6 +205,8 @@ class _Decoder:
     needs: str | None = None
     compresses: bool = True
     """Whether it changes the size; the size before a second such codec is not known."""
+    stored: Callable[[Codec, int], int] = lambda _, nbytes: nbytes
+    """How many bytes it makes of so many, where that is known."""
 
     def available(self) -> bool:
         """Return whether the module that it needs is installed."""
@@ -346,6 +352,32 @@ def _unlz4(raw: Buffer, codec: Codec, size: int) -> Buffer:
     return out.data
 
 
+def _unlz4_block(raw: Buffer, codec: Codec, size: int) -> Buffer:
+    """Undo numcodecs' LZ4: the size, little-endian, and one block."""
+    import numcodecs.lz4
+
+    if int.from_bytes(memoryview(raw)[:4], "little") != size:
+        raise ValueError("it claims another size than the chunk has")
+    out = np.empty(size, np.uint8)
+    numcodecs.lz4.decompress(raw, out)
+    return out.data
+
+
+def _unlzma(raw: Buffer, codec: Codec, size: int) -> Buffer:
+    try:
+        expander = lzma.LZMADecompressor(memlimit=_LZMA_MEMORY)
+        data = expander.decompress(bytes(raw), size + 1)
+    except lzma.LZMAError as error:
+        raise ValueError(str(error)) from error
+    if not expander.eof and len(data) <= size:
+        raise ValueError("the compressed data are cut off")
+    return data
+
+
+_LZMA_MEMORY = 512 << 20
+"""Bytes that undoing LZMA may take: what its highest level needs several times over."""
+
+
 def _unblosc(raw: Buffer, codec: Codec, size: int) -> Buffer:
     import numcodecs.blosc
 
@@ -402,17 +434,42 @@ def _unblosc2_chunk_up_to(raw: Buffer, most: int) -> Buffer:
     return _unblosc2_chunk(raw, Codec("blosc2-chunk", 0), nbytes)
 
 
+def _with_checksum(codec: Codec, nbytes: int) -> int:
+    return nbytes + 4
+
+
+def _cast(codec: Codec, nbytes: int) -> int:
+    return array_filters.cast_size(codec.values, nbytes)
+
+
+def _array_filter(undo: Callable[[Buffer, tuple[int, ...]], Buffer], stored: Callable[[Codec, int], int] = _cast) -> _Decoder:
+    return _Decoder(lambda raw, codec, _: undo(raw, codec.values), compresses=False, stored=stored)
+
+
+def _checksum(name: str) -> _Decoder:
+    return _array_filter(partial(array_filters.verified, name), _with_checksum)
+
+
 _DECODERS = {
     "zlib": _Decoder(_inflate),
     "bzip2": _Decoder(_bunzip),
     "shuffle": _Decoder(_unshuffle, compresses=False),
-    "fletcher32": _Decoder(_verify_fletcher32, needs="numcodecs", compresses=False),
+    "fletcher32": _Decoder(_verify_fletcher32, needs="numcodecs", compresses=False, stored=_with_checksum),
     "zstd": _Decoder(_unzstd, needs="numcodecs"),
     "lz4": _Decoder(_unlz4, needs="numcodecs"),
     "blosc": _Decoder(_unblosc, needs="numcodecs"),
     "blosc2": _Decoder(_unblosc2, needs="blosc2"),
     "gzip": _Decoder(_gunzip),
     "blosc2-chunk": _Decoder(_unblosc2_chunk, needs="blosc2"),
+    "lz4-block": _Decoder(_unlz4_block, needs="numcodecs"),
+    "lzma": _Decoder(_unlzma),
+    "delta": _array_filter(array_filters.undo_delta),
+    "fixedscaleoffset": _array_filter(array_filters.undo_scale),
+    "cast": _array_filter(array_filters.undo_cast),
+    "transpose": _array_filter(array_filters.undo_transpose, lambda _, nbytes: nbytes),
+    "crc32": _checksum("crc32"),
+    "adler32": _checksum("adler32"),
+    "crc32c": _checksum("crc32c"),
 }
 
 _UNSIZED: dict[str, Callable[[Buffer, int], Buffer]] = {

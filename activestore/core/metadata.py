@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core import classic, hdf5
+from activestore.core import classic, hdf5, zarr
+from activestore.core.objects import ObjectSource
 from activestore.core.variable import ChunkTable, ReadableSource, Variable
 from activestore.errors import SourceError
 
@@ -20,9 +21,11 @@ def variable_names(source: ReadableSource) -> list[str]:
     """Return the names of all variables in `source`, groups first: "group/var".
 
     Raises:
-        SourceError: It is neither HDF5 nor netCDF, or damaged.
+        SourceError: It is neither HDF5, netCDF nor Zarr, or damaged.
     """
     with source.metadata() as kept:
+        if isinstance(kept, ObjectSource):
+            return zarr.variable_names(kept)
         return classic.variable_names(kept) if is_classic(kept) else hdf5.variable_names(kept)
 
 
@@ -30,7 +33,7 @@ def read_variable(source: ReadableSource, name: str) -> Variable:
     """Return the variable `name` of `source`: all that is needed to plan reductions of it.
 
     Parameters:
-        source: A netCDF-4, HDF5 or netCDF classic file.
+        source: A netCDF-4, HDF5 or netCDF classic file, a Zarr store, or Kerchunk references.
         name: Name of the variable, with its groups: "group/var".
 
     Raises:
@@ -39,6 +42,8 @@ def read_variable(source: ReadableSource, name: str) -> Variable:
         SourceError: The source is neither HDF5 nor netCDF, or damaged.
     """
     with source.metadata() as kept:
+        if isinstance(kept, ObjectSource):
+            return zarr.read_variable(kept, name)
         return classic.read_variable(kept, name) if is_classic(kept) else hdf5.read_variable(kept, name)
 
 

@@ -5,6 +5,7 @@ Source: CF conventions 2.5.1 and the netCDF attribute conventions, as netCDF4-py
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MANY", "Missing", "mask", "read_missing"]
+__all__ = ["MANY", "Missing", "mask", "read_missing", "read_named_missing"]
 
 MANY = 8
 """How many missing values are compared with one by one."""
@@ -122,17 +123,32 @@ def read_missing(attrs: Mapping[str, object], dtype: np.dtype[np.generic], *, fi
         >>> read_missing({}, np.dtype("i2"), filled=True).values
         (-32767,)
     """
+    missing, native = read_named_missing(attrs, dtype), dtype.newbyteorder("=")
+    # The default fill values of signed types are negative: none of the numbers that `_Unsigned` makes equals one.
+    if (
+        is_unsigned(attrs, dtype)
+        or not (filled or native.itemsize > 1)
+        or _as_stored(attrs.get("_FillValue"), native) is not None
+    ):
+        return missing
+    default = _DEFAULT_FILL.get(native.str[1:])
+    values = [] if default is None else _numbers(np.array([default], native))
+    return dataclasses.replace(missing, values=tuple(dict.fromkeys([*missing.values, *values])))
+
+
+def read_named_missing(attrs: Mapping[str, object], dtype: np.dtype[np.generic]) -> Missing:
+    """Return what `read_missing` returns, of a format that has no default fill values.
+
+    Examples:
+        >>> read_named_missing({"missing_value": -9}, np.dtype("i2")).values
+        (-9,)
+    """
     native = dtype.newbyteorder("=")
     stored = {name: _as_stored(attrs.get(name), native) for name in _ATTRIBUTES}
-    unsigned = is_unsigned(attrs, dtype)
-    if unsigned:
+    if is_unsigned(attrs, dtype):
         view = native.str.replace("i", "u")
         stored = {name: None if array is None else array.view(view) for name, array in stored.items()}
     values = _numbers(stored["missing_value"]) + _numbers(stored["_FillValue"])
-    # The default fill values of signed types are negative: none of the numbers that `_Unsigned` makes equals one.
-    if stored["_FillValue"] is None and not unsigned and (filled or native.itemsize > 1):
-        default = _DEFAULT_FILL.get(native.str[1:])
-        values += [] if default is None else _numbers(np.array([default], native))
     span = _numbers(stored["valid_range"])
     if len(span) != 2:
         span = [(_numbers(stored[name]) or [None])[0] for name in ("valid_min", "valid_max")]
