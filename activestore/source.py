@@ -172,9 +172,8 @@ def _open_folder(path: str) -> Source:
 
     store = LocalObjects(path)
     if not is_zarr(store):
-        raise SourceError(
-            f"{path}: is a folder, and no Zarr store (it has no zarr.json, .zgroup or .zmetadata); name a file in it"
-        )
+        what = "is not a regular file, and as a folder no Zarr store (it has no zarr.json, .zgroup or .zmetadata)"
+        raise SourceError(f"{path}: {what}; name a file in it")
     return ZarrSource(store, (LocalObjects, (os.path.abspath(path),)))
 
 
