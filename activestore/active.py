@@ -7,7 +7,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
@@ -20,18 +20,20 @@ from activestore.config import Settings, resolve
 from activestore.core.aggregate import Aggregator
 from activestore.core.backend import Backend
 from activestore.core.conditions import Condition, parse_condition
-from activestore.core.dispatch import Fallback, Outcome, default_workers, run
+from activestore.core.dispatch import Fallback, Outcome, concurrently, run
 from activestore.core.groups import By, group_selection
+from activestore.core.joined import JoinedPlan
 from activestore.core.metadata import locate, read_variable
 from activestore.core.missing import Missing
 from activestore.core.packing import Packing
-from activestore.core.plan import Plan, ReductionRequest, grouped_axes, normalize_axes, plan, touched_chunks
+from activestore.core.plan import Plan, ReductionRequest, grouped_axes, normalize_axes
 from activestore.core.reductions import READ, Reduction, find_reduction, variance
 from activestore.core.selection import Selection
 from activestore.core.variable import Variable
 from activestore.display import chunk_grid_svg, page
-from activestore.errors import ConfigurationError, CorruptChunkError, FallbackWarning, ReductionError, SourceError
+from activestore.errors import ConfigurationError, CorruptChunkError, FallbackWarning, JoinError, ReductionError
 from activestore.explanation import Explanation, explain
+from activestore.parts import METADATA_READS, Part, Parts, join
 from activestore.plugins import default_plugins
 from activestore.result import Report, Result
 from activestore.source import Source, open_source
@@ -62,8 +64,8 @@ class Active:
         (24,)
     """
 
-    __slots__ = ("_selection", "_settings", "_source", "_variable")
-    _source: Source
+    __slots__ = ("_parts", "_selection")
+    _parts: Parts
 
     def __init__(  # noqa: PLR0913  # the one door has all the options
         self,
@@ -116,11 +118,11 @@ class Active:
             "progress": progress,
         }
         address = os.fsdecode(source) if isinstance(source, (str, bytes, os.PathLike)) else source.uri
-        self._settings, options = resolve(address, given)
-        _check_name(self._settings.backend, self._settings.origins["backend"])
-        self._source = open_source(source, options) if isinstance(source, (str, bytes, os.PathLike)) else source
-        self._variable: Variable = read_variable(self._source, variable)
-        self._selection = Selection.whole(self._variable.shape)
+        settings, options = resolve(address, given)
+        _check_name(settings.backend, settings.origins["backend"])
+        opened = open_source(source, options) if isinstance(source, (str, bytes, os.PathLike)) else source
+        self._parts = Parts.single(opened, read_variable(opened, variable), settings)
+        self._selection = self._parts.whole
 
     def with_options(
         self,
@@ -154,7 +156,7 @@ class Active:
         if backend is not None:
             _check_name(backend)
             changes = {"server": None, "backend_options": {}} | changes
-        return self._copy(settings=self._settings.changed(changes))
+        return self._copy(parts=self._parts.changed(changes))
 
     def with_decoding(self, *, dtype: np.dtype[np.generic], missing: Missing, packing: Packing | None) -> Self:
         """Return the same selection with its stored numbers understood in another way than netCDF4-python's.
@@ -170,16 +172,59 @@ class Active:
             >>> tas.with_decoding(dtype=tas.dtype, missing=Missing(), packing=None).max()
             np.float32(1e+20)
         """
-        copy = self._copy()
-        copy._variable = dataclasses.replace(self._variable, dtype=dtype, missing=missing, packing=packing)
+        if len(self._parts.each) > 1:
+            raise JoinError(f"{self._parts.files}: are joined already; say how each is decoded, then join them")
+        decoded = dataclasses.replace(self._variable, dtype=dtype, missing=missing, packing=packing)
+        part = dataclasses.replace(self._parts.first, variable=decoded)
+        return self._copy(parts=dataclasses.replace(self._parts, each=(part,), variable=decoded))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Active], dim: int | str) -> Self:
+        """Return parts joined one after the other along a dimension, as one; nothing is read.
+
+        Types, packing, missing values, chunks and codecs may differ from part to part; values have the type that NumPy
+        would give to them together. Runs are carried out with the options of the first part, but each part is computed by its
+        own backend.
+
+        Parameters:
+            parts: The parts, in their order; each may be a selection. The names of their dimensions are the same, and the
+                lengths of all but `dim`.
+            dim: The dimension along which they are joined, by name or number.
+
+        Raises:
+            JoinError: They do not fit together.
+            SelectionError: There is no such dimension.
+
+        Examples:
+            >>> tas = Active("docs/tas.nc", "tas")
+            >>> Active.concatenate([tas[:6], tas[18:]], "time").shape
+            (12, 18, 36)
+        """
+        if not parts:
+            raise JoinError("there is nothing to be joined: the list is empty")
+        (axis,) = normalize_axes(dim, parts[0].dims)
+        copy = object.__new__(cls)
+        copy._parts = join([(part._parts, part._selection) for part in parts], parts[0]._selection.kept[axis])
+        copy._selection = copy._parts.whole
         return copy
 
-    def _copy(self, *, selection: Selection | None = None, settings: Settings | None = None) -> Self:
+    def _copy(self, *, selection: Selection | None = None, parts: Parts | None = None) -> Self:
         copy = object.__new__(type(self))
-        copy._source, copy._variable = self._source, self._variable
+        copy._parts = self._parts if parts is None else parts
         copy._selection = self._selection if selection is None else selection
-        copy._settings = self._settings if settings is None else settings
         return copy
+
+    @property
+    def _source(self) -> Source:
+        return self._parts.first.source
+
+    @property
+    def _settings(self) -> Settings:
+        return self._parts.first.settings
+
+    @property
+    def _variable(self) -> Variable:
+        return self._parts.variable
 
     def __getitem__(self, key: Any) -> Self:  # Any: whatever NumPy takes as an index
         """Return the part that `key` selects, without reading it.
@@ -208,7 +253,7 @@ class Active:
     @property
     def variable(self) -> Variable:
         """All that is known of the whole variable: layout, codecs, missing values, chunk table."""
-        return locate(self._variable, self._source)
+        return self._variable if len(self._parts.each) > 1 else locate(self._variable, self._source)
 
     @property
     def name(self) -> str:
@@ -258,8 +303,20 @@ class Active:
         skipna: bool = True,
         by: By | None = None,
         where: str | Condition | None = None,
-    ) -> Plan:
+    ) -> Plan | JoinedPlan:
         """Return the plan of a reduction: its chunks, and the task of each. Nothing is read; parameters are those of `run`."""
+        return self._planned(reduction, axis, skipna=skipna, by=by, where=where)[0]
+
+    def _planned(
+        self,
+        reduction: str | Reduction | tuple[str | Reduction, ...],
+        axis: Axis,
+        *,
+        skipna: bool,
+        by: By | None,
+        where: str | Condition | None,
+    ) -> tuple[Plan | JoinedPlan, tuple[Part, ...]]:
+        """Return the plan, and the part that each of its files is."""
         given = reduction if isinstance(reduction, (tuple, list)) else (reduction,)
         reductions = tuple(find_reduction(one) for one in given)
         names = [one.name for one in reductions]
@@ -269,9 +326,7 @@ class Active:
         axes = tuple(kept[axis] for axis in reduced)
         selection, groups = group_selection(self._selection, grouped_axes(by, reduced, self.dims), self.dims)
         condition = None if where is None else parse_condition(where)
-        wanted = touched_chunks(self._variable, selection) if self._variable.table.unread is not None else None
-        variable = locate(self._variable, self._source, wanted)
-        return plan(ReductionRequest(variable, selection, reductions, axes, skipna, groups, condition))
+        return self._parts.plan(ReductionRequest(self._variable, selection, reductions, axes, skipna, groups, condition))
 
     def explain(
         self,
@@ -298,9 +353,8 @@ class Active:
               chunks     1 of 2 touched, each 12 x 18 x 36
             ...
         """
-        with self._opened_backends() as (backend, _):
-            work = self.plan(reduction, axis, skipna=skipna, by=by, where=where)
-            return explain(work, backend, fallback=self._settings.fallback)
+        work, parts = self._planned(reduction, axis, skipna=skipna, by=by, where=where)
+        return explain(work, lambda file: _opened_backends(parts[file]), fallback=self._settings.fallback)
 
     def run(
         self,
@@ -348,33 +402,31 @@ class Active:
             np.int64(0)
         """
         started = time.perf_counter()
-        work = self.plan(reduction, axis, skipna=skipna, by=by, where=where)
+        work, parts = self._planned(reduction, axis, skipna=skipna, by=by, where=where)
         aggregator = Aggregator(work)
-        with self._opened_backends() as (backend, local), self._bar(len(work)) as progress, self._unchanged():
-            workers = self._settings.workers or backend.capabilities.workers or default_workers()
+        with self._bar(len(work)) as progress, _unchanged(parts):
             outcome = run(
                 work,
-                backend,
-                local=local,
+                lambda file: _opened_backends(parts[file]),
                 aggregator=aggregator,
-                workers=workers,
+                workers=self._settings.workers,
                 executor=self._settings.executor,
                 fallback=self._settings.fallback,
                 progress=progress,
             )
-        _warn_of(outcome, len(work), backend.name)
+        _warn_of(outcome, len(work))
         values, count = aggregator.values(keepdims=keepdims)
         report = Report(
-            source=self._source.uri,
+            source=work.variable.uri,
             variable=self.name,
-            backend=backend.name,
+            backend=outcome.backend,
             chunks=len(work),
             where=outcome.where,
             bytes_read=outcome.bytes_read,
             bytes_moved=outcome.bytes_moved,
             cells=math.prod(work.template.selected),
             seconds=time.perf_counter() - started,
-            workers=workers,
+            workers=outcome.workers,
             reasons=outcome.reasons,
         )
         kept, ungrouped = self._selection.kept, set(work.request.axes) - {groups.axis for groups in work.request.groups}
@@ -481,36 +533,6 @@ class Active:
         return self.reduce("argmax", axis, keepdims=keepdims, skipna=skipna)
 
     @contextmanager
-    def _unchanged(self) -> Iterator[None]:
-        """Refuse to mix the metadata of one file with the bytes of another, whether these made an error or a number."""
-        try:
-            yield
-        except CorruptChunkError:
-            self._check_unchanged()
-            raise
-        self._check_unchanged()
-
-    def _check_unchanged(self) -> None:
-        if self._source.current_version() != self._variable.version:
-            raise SourceError(f"{self._source.uri}: has changed since it was opened; make a new Active of it")
-
-    @contextmanager
-    def _opened_backends(self) -> Iterator[tuple[Backend, Backend]]:
-        """Open the backend that was asked for, and the local one for what it cannot do; one that was given stays open."""
-        given = self._settings.backend
-        with ExitStack() as opened:
-            local = default_plugins().open("posix", self._source)
-            opened.callback(local.close)
-            if given == local.name:
-                yield local, local
-            elif isinstance(given, str):
-                backend = default_plugins().open(given, self._source, self._settings.for_backend)
-                opened.callback(backend.close)
-                yield backend, local
-            else:
-                yield given, local
-
-    @contextmanager
     def _bar(self, chunks: int) -> Iterator[Callable[[int], object] | None]:
         if not self._settings.progress:
             yield None
@@ -524,8 +546,8 @@ class Active:
 
     def __repr__(self) -> str:
         shape = ", ".join(f"{name}: {length}" for name, length in zip(self.dims, self.shape, strict=True))
-        part = "" if self._selection == Selection.whole(self._variable.shape) else " (a selection)"
-        return f"<Active {self.name!r} ({shape}) {self.dtype} of {self._source.uri}{part}>"
+        part = "" if self._selection == self._parts.whole else " (a selection)"
+        return f"<Active {self.name!r} ({shape}) {self.dtype} of {self._parts.files}{part}>"
 
     def _repr_html_(self) -> str:
         return page(repr(self), chunk_grid_svg(self.plan("count")))
@@ -546,9 +568,37 @@ def _check_name(backend: str | Backend, origin: str = "") -> None:
             raise ConfigurationError(f"{origin}: {error}") from error
 
 
-def _warn_of(outcome: Outcome, chunks: int, backend: str) -> None:
+@contextmanager
+def _unchanged(parts: Sequence[Part]) -> Iterator[None]:
+    """Refuse to mix the metadata of one file with the bytes of another, whether these made an error or a number."""
+    try:
+        yield
+    except CorruptChunkError:
+        concurrently(Part.check_unchanged, parts, METADATA_READS)
+        raise
+    concurrently(Part.check_unchanged, parts, METADATA_READS)
+
+
+@contextmanager
+def _opened_backends(part: Part) -> Iterator[tuple[Backend, Backend]]:
+    """Open the backend that was asked for, and the local one for what it cannot do; one that was given stays open."""
+    given = part.settings.backend
+    with ExitStack() as opened:
+        local = default_plugins().open("posix", part.source)
+        opened.callback(local.close)
+        if given == local.name:
+            yield local, local
+        elif isinstance(given, str):
+            backend = default_plugins().open(given, part.source, part.settings.for_backend)
+            opened.callback(backend.close)
+            yield backend, local
+        else:
+            yield given, local
+
+
+def _warn_of(outcome: Outcome, chunks: int) -> None:
     """Say once a run that chunks were not computed where the user asked."""
     if outcome.reasons:
         why = "; ".join(outcome.reasons)
-        message = f"{sum(outcome.reasons.values())} of {chunks} chunks were computed locally, not by {backend}: {why}"
+        message = f"{sum(outcome.reasons.values())} of {chunks} chunks were computed locally, not by {outcome.backend}: {why}"
         warnings.warn(message, FallbackWarning, stacklevel=4)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from activestore.core.joined import JoinedPlan
 from activestore.core.plan import Plan
 
 __all__ = ["chunk_grid_svg", "page"]
@@ -52,18 +53,20 @@ def page(text: str, picture: str) -> str:
     )
 
 
-def chunk_grid_svg(plan: Plan) -> str:
+def chunk_grid_svg(plan: Plan | JoinedPlan) -> str:
     """Return an SVG drawing of the variable's chunk grid with the chunks that `plan` touches coloured.
 
     The last three dimensions are drawn, as the faces of a box; others are told in words. A cell of a face stands for all
     chunks behind it, and of a large grid for several side by side: the more of them are touched, the stronger its colour.
     Cells where nothing was ever written have a colour of their own. The size is bounded, whatever the number of chunks.
+    Of several files the first that is touched is drawn.
 
     Examples:
         >>> from activestore import Active
         >>> chunk_grid_svg(Active("docs/tas.nc", "tas")[:6].plan("mean")).count('class="face"')
         3
     """
+    files, chunks, plan = plan.files, len(plan), plan.plans[0]
     axes = _axes(plan)
     written = _Written(plan, axes)
     faces = _faces(axes[-3:])
@@ -72,6 +75,7 @@ def chunk_grid_svg(plan: Plan) -> str:
     left = min([0.0, *(label.left for label in labels)]) - _GAP
     top = min(y for _, y in corners) - _GAP
     captions, below = _captions(plan, axes, written), max(label.y for label in labels) + 1.3 * _LINE
+    captions += [f"the first of {files:,} files, {chunks:,} chunks touched in all"] if files > 1 else []
     labels += [_Label(caption, left + _GAP, below + i * _LINE, "start") for i, caption in enumerate(captions)]
     width = max([x for x, _ in corners] + [label.right for label in labels]) + _GAP - left
     height = labels[-1].y + _GAP - top

@@ -41,6 +41,7 @@ __all__ = [
     "ConfigurationError",
     "CorruptChunkError",
     "FallbackWarning",
+    "JoinError",
     "NotNumericError",
     "ReductionError",
     "ReductionistError",
@@ -82,6 +83,10 @@ class NotNumericError(ActivestoreError, TypeError):
 
 class SelectionError(ActivestoreError, IndexError):
     """A selection or an axis lies outside the variable."""
+
+
+class JoinError(ActivestoreError, ValueError):
+    """Files, or parts of them, do not fit one behind the other."""
 
 
 class ReductionError(ActivestoreError, ValueError):

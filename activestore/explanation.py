@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from activestore.core.backend import Backend, refusal_of
 from activestore.core.dispatch import Fallback
+from activestore.core.joined import JoinedPlan
 from activestore.core.plan import Plan
 from activestore.display import chunk_grid_svg, page
 
@@ -23,7 +25,7 @@ _ASKED = 10_000
 class Explanation:
     """What a reduction would do; nothing was read for it."""
 
-    plan: Plan
+    plan: Plan | JoinedPlan
     """The plan itself."""
     chunks: int
     """Chunks touched."""
@@ -49,6 +51,7 @@ class Explanation:
         numbers = f"{_times(shape)} = {math.prod(shape):,} numbers" if shape else "1 number"
         lines = [
             f"{names} of {variable.name!r} in {variable.uri}",
+            *([f"  files      {plan.files:,} touched"] if isinstance(plan, JoinedPlan) else []),
             f"  selected   {numbers} ({variable.value_dtype})",
             f"  chunks     {self.chunks:,} of {self.chunks_of_variable:,} touched, each {_times(plan.variable.chunk_shape)}",
             f"  layout     {variable.layout}, {codecs}",
@@ -67,8 +70,44 @@ def _times(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) if shape else "a scalar"
 
 
-def explain(plan: Plan, backend: Backend, *, fallback: Fallback) -> Explanation:
-    """Return what `plan` would do with `backend`, without any read."""
+def explain(
+    plan: Plan | JoinedPlan,
+    opened: Callable[[int], AbstractContextManager[tuple[Backend, Backend]]],
+    *,
+    fallback: Fallback,
+) -> Explanation:
+    """Return what `plan` would do, without any read; `opened` opens the backend of a file, as for `dispatch.run`."""
+    where: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    stored = moved = 0
+    for file, own in enumerate(plan.plans):
+        with opened(file) as (backend, _):
+            found = _explained(own, backend, fallback=fallback)
+        where += found.where
+        reasons += found.reasons
+        stored, moved = stored + found.stored_bytes, moved + found.bytes_to_move
+    return Explanation(
+        plan=plan,
+        chunks=len(plan),
+        chunks_of_variable=sum(math.prod(own.variable.table.grid) for own in plan.plans),
+        stored_bytes=stored,
+        bytes_to_move=moved,
+        where=dict(where),
+        reasons=dict(reasons),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _OfFile:
+    """What is done to the chunks of one file."""
+
+    where: Counter[str]
+    reasons: Counter[str]
+    stored_bytes: int
+    bytes_to_move: int
+
+
+def _explained(plan: Plan, backend: Backend, *, fallback: Fallback) -> _OfFile:
     small = backend.capabilities.small_chunk
     tally = plan.tally(joined=small)
     reasons: Counter[str] = Counter()
@@ -94,12 +133,5 @@ def explain(plan: Plan, backend: Backend, *, fallback: Fallback) -> Explanation:
         what: refused,
         "fill value": tally.unwritten,
     }
-    return Explanation(
-        plan=plan,
-        chunks=tally.chunks,
-        chunks_of_variable=math.prod(plan.variable.table.grid),
-        stored_bytes=tally.bytes_to_read,
-        bytes_to_move=tally.bytes_to_read if backend.name == "posix" else moved,
-        where={name: count for name, count in where.items() if count},
-        reasons=dict(reasons),
-    )
+    to_move = tally.bytes_to_read if backend.name == "posix" else moved
+    return _OfFile(Counter({name: count for name, count in where.items() if count}), reasons, tally.bytes_to_read, to_move)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from activestore.core.joined import JoinedPlan
 from activestore.core.plan import Plan
 from activestore.core.variable import ReadableSource
 from activestore.display import chunk_grid_svg, page
@@ -68,7 +69,7 @@ class Result:
     """Names of the result's dimensions."""
     report: Report
     """How it was obtained."""
-    plan: Plan
+    plan: Plan | JoinedPlan
     """The plan that was carried out."""
     source: ReadableSource = field(repr=False)
     """The source, still open: `Active(result.source, name)` reads its other variables."""

@@ -28,6 +28,7 @@ RANKS = {
     "source": 4,
     "backends": 5,
     "result": 5,
+    "parts": 6,
     "explanation": 5,
     "plugins": 6,
     "active": 7,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from activestore.core.joined import JoinedPlan
 from activestore.core.plan import Plan
 from activestore.core.reductions import Reduction, unpack_states
 from activestore.core.task import Array, ChunkPartial, ChunkTask, Component, State
@@ -19,7 +20,7 @@ __all__ = ["Aggregator"]
 class Aggregator:
     """Takes the partial results of a plan in grid order and makes the result."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan | JoinedPlan) -> None:
         """Prepare for the partials of `plan`; arrays are made when the first one comes."""
         self._plan = plan
         axes = plan.template.axes
@@ -36,6 +37,7 @@ class Aggregator:
         Raises:
             BackendError: It is not of the shape that its task asks for.
         """
+        partial = self._plan.in_common(task, partial)
         where = self._index(task)
         if partial.count.shape != self._count[where].shape:
             shapes = f"{partial.count.shape}, not {self._count[where].shape}"
@@ -139,7 +141,7 @@ def _scalar(array: Array) -> Any:  # Any: a number or an array
     return array[()] if array.ndim == 0 else array
 
 
-def _empty_states(plan: Plan) -> dict[str, State]:
+def _empty_states(plan: Plan | JoinedPlan) -> dict[str, State]:
     """Return the known components' states of a plan without tasks: an empty selection, or a variable without cells."""
     shape = plan.request.result_shape
     stored = np.dtype(plan.template.dtype).newbyteorder("=")

@@ -43,7 +43,7 @@ class Capabilities:
     points: bool = True
     """Whether a region may list its positions."""
     unpacks: bool = True
-    """Whether it unpacks numbers (`scale_factor`, `add_offset`) before it reduces them."""
+    """Whether it unpacks numbers (`scale_factor`, `add_offset`), or turns them into another type, before it reduces them."""
     extents: bool = True
     """Whether it can treat the end of a chunk as unwritten."""
     groups: bool = True
@@ -179,6 +179,7 @@ def refusal(task: ChunkTask, capabilities: Capabilities) -> str | None:
                 return f"the codec {codec.id!r}"
     demands = (
         (template.packing is not None, capabilities.unpacks, "unpacking before reducing"),
+        (template.value_dtype is not None, capabilities.unpacks, "numbers of another type than those of other files"),
         (task.extent is not None, capabilities.extents, "a chunk that ends early"),
         (any(isinstance(part, Points) for part in task.region), capabilities.points, "listed positions"),
         (any(isinstance(p, Slice) and p.step != 1 for p in task.region), capabilities.steps, "a step in the selection"),

@@ -12,14 +12,15 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, Self, TypeVar
 
 import numpy as np
 
 from activestore.core.aggregate import Aggregator
 from activestore.core.backend import Backend, BatchBackend, InterruptibleBackend, refusal_of
+from activestore.core.joined import JoinedPlan
 from activestore.core.plan import Plan
 from activestore.core.task import ChunkPartial, ChunkTask
 from activestore.errors import BackendError, BackendRefusedError
@@ -106,6 +107,10 @@ class Outcome:
     """Bytes of stored chunks that were read, here or by a server."""
     bytes_moved: int
     """Bytes that came to this process: the chunks that it computed itself, and the answers of a server."""
+    backend: str
+    """The backend that was asked; several where files have different ones."""
+    workers: int
+    """How many batches ran at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +127,11 @@ def default_workers() -> int:
 
 
 def run(
-    plan: Plan,
-    backend: Backend,
+    plan: Plan | JoinedPlan,
+    opened: Callable[[int], AbstractContextManager[tuple[Backend, Backend]]],
     *,
-    local: Backend,
     aggregator: Aggregator,
-    workers: int,
+    workers: int | None = None,
     executor: Executor | None = None,
     fallback: Fallback = "local",
     progress: Callable[[int], object] | None = None,
@@ -136,38 +140,37 @@ def run(
 
     Parameters:
         plan: What is to be done.
-        backend: Who computes what it can.
-        local: Who computes what `backend` cannot.
+        opened: Opens, for a file of the plan, the backend that computes what it can, and the local one for what it cannot.
+            That happens when the file's turn comes; both are closed when it is over.
         aggregator: Takes the partials.
-        workers: How many batches run at once; the size of the thread pool if there is no `executor`.
+        workers: How many batches run at once; the size of the thread pool if there is no `executor`. None leaves it to the
+            backend of the first file.
         executor: Any executor; it is left open. Threads of our own end with the run.
-        fallback: What happens to a chunk that `backend` cannot do.
+        fallback: What happens to a chunk that the backend cannot do.
         progress: Called with the number of chunks that are done, as they are.
 
     Raises:
-        BackendRefusedError: `backend` cannot do a chunk and `fallback` is "error"; nothing was read.
+        BackendRefusedError: The backend cannot do a chunk and `fallback` is "error"; nothing was read.
         ActivestoreError: Whatever stopped a chunk. No more work is begun, and none is under way any more.
     """
-    if fallback == "error" and backend is not local:
-        _refuse_early(plan, backend)
-    _keep_freed_memory()
     stop = threading.Event() if executor is None else None
-    runner = _Runner(backend, local, fallback, stop)
-    tally = _Tally(aggregator, backend, progress)
-    abilities = backend.capabilities
-    # Work that waits for a network goes out in many small parts, work for processors in few large ones.
-    most = _BATCH_TASKS if abilities.workers is None else abilities.batch
-    batches = _batches(plan.tasks(joined=abilities.small_chunk), most, abilities.batch_bytes)
-    start = list(itertools.islice(batches, 2))
-    if executor is None and len(start) <= 1:
-        for batch in start:
-            tally.add(batch, runner(batch))
-    elif executor is None:
-        with ThreadPoolExecutor(workers, thread_name_prefix="activestore") as pool:
-            _pump(itertools.chain(start, batches), runner, pool, workers, tally)
-    else:
-        _pump(itertools.chain(start, batches), runner, executor, workers, tally)
-    return tally.outcome()
+    with _Turns(opened, fallback, stop) as turns:
+        if fallback == "error":
+            _refuse_early(plan, turns)
+        _keep_freed_memory()
+        workers = workers or turns.of(0).backend.capabilities.workers or default_workers()
+        tally = _Tally(aggregator, turns, progress)
+        work = _work(plan, turns)
+        start = list(itertools.islice(work, 2))
+        if executor is None and len(start) <= 1:
+            for batch in start:
+                tally.add(batch, turns.of(batch.file)(batch.tasks))
+        elif executor is None:
+            with ThreadPoolExecutor(workers, thread_name_prefix="activestore") as pool:
+                _pump(itertools.chain(start, work), turns, pool, workers, tally)
+        else:
+            _pump(itertools.chain(start, work), turns, executor, workers, tally)
+        return tally.outcome(workers)
 
 
 def _keep_freed_memory() -> None:
@@ -179,25 +182,85 @@ def _keep_freed_memory() -> None:
     np.empty(_LARGEST_KEPT, np.uint8)
 
 
-def _pump(batches: Iterable[list[ChunkTask]], runner: _Runner, executor: Executor, workers: int, tally: _Tally) -> None:
+def _pump(work: Iterable[_Batch], turns: _Turns, executor: Executor, workers: int, tally: _Tally) -> None:
     """Keep the executor supplied, and take the results in the order in which they were sent."""
-    under_way: deque[tuple[list[ChunkTask], Future[list[_Done]]]] = deque()
+    under_way: deque[tuple[_Batch, Future[list[_Done]]]] = deque()
     try:
-        for batch in batches:
+        for batch in work:
             if len(under_way) >= workers * _WINDOW:
-                tasks, future = under_way.popleft()
-                tally.add(tasks, future.result())
-            under_way.append((batch, executor.submit(runner, batch)))
+                sent, future = under_way.popleft()
+                tally.add(sent, future.result())
+            under_way.append((batch, executor.submit(turns.of(batch.file), batch.tasks)))
         while under_way:
-            tasks, future = under_way.popleft()
-            tally.add(tasks, future.result())
+            sent, future = under_way.popleft()
+            tally.add(sent, future.result())
     except BaseException as error:
-        if runner.stop is not None:
-            runner.stop.set()
         for _, future in under_way:
             future.cancel()
-        runner.abandon(interrupted=not isinstance(error, Exception))
+        turns.abandon(interrupted=not isinstance(error, Exception))
         raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Tasks of one file that go out together."""
+
+    file: int
+    tasks: list[ChunkTask]
+
+
+def _work(plan: Plan | JoinedPlan, turns: _Turns) -> Iterator[_Batch]:
+    """Yield the batches of one file after the other."""
+    for file in range(plan.files):
+        if len(plan.plans[file]):
+            abilities = turns.of(file).backend.capabilities
+            # Work that waits for a network goes out in many small parts, work for processors in few large ones.
+            most = _BATCH_TASKS if abilities.workers is None else abilities.batch
+            tasks = plan.tasks_of(file, joined=abilities.small_chunk)
+            yield from (_Batch(file, batch) for batch in _batches(tasks, most, abilities.batch_bytes))
+
+
+class _Turns:
+    """The backends of the files whose turn it is."""
+
+    def __init__(
+        self,
+        opened: Callable[[int], AbstractContextManager[tuple[Backend, Backend]]],
+        fallback: Fallback,
+        stop: threading.Event | None,
+    ) -> None:
+        self._opened, self._fallback, self._stop = opened, fallback, stop
+        self._open: dict[int, tuple[_Runner, ExitStack]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with ExitStack() as closing:
+            for _runner, stack in self._open.values():
+                closing.push(stack)
+            self._open.clear()
+
+    def of(self, file: int) -> _Runner:
+        """Return what computes the chunks of a file."""
+        if file not in self._open:
+            stack = ExitStack()
+            backend, local = stack.enter_context(self._opened(file))
+            runner = _Runner(backend, local, self._fallback, self._stop)
+            self._open[file] = (runner, stack)
+        return self._open[file][0]
+
+    def end_before(self, file: int) -> None:
+        """Close the backends of all files before this one."""
+        for earlier in [one for one in self._open if one < file]:
+            self._open.pop(earlier)[1].close()
+
+    def abandon(self, *, interrupted: bool) -> None:
+        """Begin no more, and break off what waits."""
+        if self._stop is not None:
+            self._stop.set()
+        for runner, _ in self._open.values():
+            runner.abandon(interrupted=interrupted)
 
 
 def _batches(tasks: Iterator[ChunkTask], most: int, most_bytes: int) -> Iterator[list[ChunkTask]]:
@@ -214,9 +277,17 @@ def _batches(tasks: Iterator[ChunkTask], most: int, most_bytes: int) -> Iterator
         yield batch
 
 
-def _refuse_early(plan: Plan, backend: Backend) -> None:
+def _refuse_early(plan: Plan | JoinedPlan, turns: _Turns) -> None:
+    for file in range(plan.files):
+        runner = turns.of(file)
+        if runner.backend is not runner.local:
+            _refuse_file(plan, file, runner.backend)
+        turns.end_before(file)
+
+
+def _refuse_file(plan: Plan | JoinedPlan, file: int, backend: Backend) -> None:
     refuses = refusal_of(backend)
-    for task in plan.tasks(joined=backend.capabilities.small_chunk):
+    for task in plan.tasks_of(file, joined=backend.capabilities.small_chunk):
         reason = refuses(task)
         if reason is not None and task.offset is not None:
             raise BackendRefusedError(
@@ -285,32 +356,38 @@ class _Runner:
 class _Tally:
     """Feeds the aggregator and counts what was done where."""
 
-    def __init__(self, aggregator: Aggregator, backend: Backend, progress: Callable[[int], object] | None) -> None:
-        self._aggregator, self._backend, self._progress = aggregator, backend, progress
+    def __init__(self, aggregator: Aggregator, turns: _Turns, progress: Callable[[int], object] | None) -> None:
+        self._aggregator, self._turns, self._progress = aggregator, turns, progress
         self._where: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._read = self._moved = 0
-        self._computes_here = backend.name == LOCAL
+        # In the order in which they are met.
+        self._backends = {turns.of(0).backend.name: None}
 
-    def add(self, tasks: list[ChunkTask], done: list[_Done]) -> None:
-        for task, one in zip(tasks, done, strict=True):
+    def add(self, batch: _Batch, done: list[_Done]) -> None:
+        backend = self._turns.of(batch.file).backend.name
+        self._backends[backend] = None
+        for task, one in zip(batch.tasks, done, strict=True):
             self._aggregator.add(task, one.partial)
-            self._where[self._place(task, one)] += task.chunks
+            self._where[_place(task, one, backend)] += task.chunks
             nbytes = 0 if task.inline is not None else task.size
             self._read += nbytes
-            here = self._computes_here or one.reason is not None
+            here = backend == LOCAL or one.reason is not None
             self._moved += nbytes if here else one.partial.moved
             if one.reason is not None:
                 self._reasons[one.reason] += task.chunks
         if self._progress is not None:
-            self._progress(sum(task.chunks for task in tasks))
+            self._progress(sum(task.chunks for task in batch.tasks))
+        self._turns.end_before(batch.file)
 
-    def _place(self, task: ChunkTask, done: _Done) -> str:
-        if task.offset is None:
-            return "fill value"
-        if done.reason is not None:
-            return "local fallback"
-        return f"{self._backend.name} through HDF5" if task.through_hdf5 else self._backend.name
+    def outcome(self, workers: int) -> Outcome:
+        backends = ", ".join(self._backends)
+        return Outcome(dict(self._where), dict(self._reasons), self._read, self._moved, backends, workers)
 
-    def outcome(self) -> Outcome:
-        return Outcome(dict(self._where), dict(self._reasons), self._read, self._moved)
+
+def _place(task: ChunkTask, done: _Done, backend: str) -> str:
+    if task.offset is None:
+        return "fill value"
+    if done.reason is not None:
+        return "local fallback"
+    return f"{backend} through HDF5" if task.through_hdf5 else backend

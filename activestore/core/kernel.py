@@ -117,6 +117,8 @@ def _valid(values: Array, template: TaskTemplate) -> tuple[Array, npt.NDArray[np
     if template.packing is not None:
         with np.errstate(all="ignore"):
             values = unpack(values, template.packing)
+    if template.value_dtype is not None:
+        values = values.astype(template.value_dtype)
     if template.condition is not None:
         outside = unsatisfied(values, template.condition)
         invalid = outside if invalid is None else invalid if outside is None else np.logical_or(invalid, outside, out=outside)

@@ -17,7 +17,7 @@ from activestore.core.groups import AxisGroups, check_groupable, check_size
 from activestore.core.packing import Packing, unpacks_in_double
 from activestore.core.reductions import Reduction, stored_component
 from activestore.core.selection import ChunkParts, DimensionPart, Points, Selection, Slice
-from activestore.core.task import ChunkTask, Component, Grouping, TaskTemplate
+from activestore.core.task import ChunkPartial, ChunkTask, Component, Grouping, TaskTemplate
 from activestore.core.variable import Variable, contiguous_table
 from activestore.errors import SelectionError
 
@@ -108,6 +108,24 @@ class Plan:
     def __repr__(self) -> str:
         names = ", ".join(reduction.name for reduction in self.request.reductions)
         return f"<Plan: {names} of {self.variable.name!r}, {len(self):,} chunks in a grid of {self.grid_shape}>"
+
+    @property
+    def files(self) -> int:
+        """How many files are touched: one."""
+        return 1
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plan of each file: this one."""
+        return (self,)
+
+    def tasks_of(self, file: int, *, joined: int = 0) -> Iterator[ChunkTask]:  # noqa: ARG002  # there is one
+        """Yield the tasks of a file: all."""
+        return self.tasks(joined=joined)
+
+    def in_common(self, task: ChunkTask, partial: ChunkPartial) -> ChunkPartial:  # noqa: ARG002  # for all tasks alike
+        """Return a partial result as it can be combined with others: as it is."""
+        return partial
 
     def tasks(self, *, joined: int = 0) -> Iterator[ChunkTask]:
         """Yield the task of every touched chunk, in grid order; one task for many chunks of up to `joined` decoded bytes."""

@@ -18,10 +18,21 @@ import numpy as np
 import numpy.typing as npt
 
 from activestore.core.packing import Packing, unpack
-from activestore.core.task import Array, ChunkValues, Component, State
+from activestore.core.task import Array, ChunkValues, Component, State, TaskTemplate
 from activestore.errors import ReductionError, SumOverflowError
 
-__all__ = ["COMPONENTS", "READ", "REDUCTIONS", "Reduction", "find_reduction", "stored_component", "unpack_states", "variance"]
+__all__ = [
+    "COMPONENTS",
+    "READ",
+    "REDUCTIONS",
+    "Reduction",
+    "find_reduction",
+    "is_known",
+    "states_as",
+    "stored_component",
+    "unpack_states",
+    "variance",
+]
 
 Counts = npt.NDArray[np.int64]
 
@@ -250,6 +261,13 @@ VALUES = Component("values", _values_chunk, _sum_combine, None)
 COMPONENTS = {component.name: component for component in (SUM, MIN, MAX, MOMENTS, ANY, ALL, ARGMIN, ARGMAX, VALUES)}
 """Every component that has a name of its own: what tasks that travel can ask for."""
 
+
+def is_known(component: Component) -> bool:
+    """Return whether a component is one of `COMPONENTS`, or a copy of it that another process made; not a user's own."""
+    known = COMPONENTS.get(component.name)
+    return known is not None and known.chunk is component.chunk
+
+
 _MIRROR = {"min": MAX, "max": MIN}
 
 
@@ -268,6 +286,25 @@ def unpack_states(
         stored = stored_component(component, packing)
         if component.unpack is not None:
             found[component.name] = component.unpack(states[stored.name], packing, count)
+    return found
+
+
+def states_as(states: Mapping[str, State], template: TaskTemplate, count: Counts) -> dict[str, State]:
+    """Return the states that values have when turned into the wider types of `template`, where these can be told."""
+    found = dict(states)
+    value, accumulator = np.dtype(template.dtype).newbyteorder("="), np.dtype(template.accumulator)
+    for component in template.components:
+        name, state = component.name, found[component.name]
+        if not is_known(component):
+            continue
+        if name == "sum":
+            found[name] = (state[0].astype(accumulator, copy=False),)
+        elif name in ("min", "max"):
+            # Where there is no value, the state is the extreme of the narrower type.
+            none = _greatest(value) if name == "min" else _least(value)
+            found[name] = (np.where(count == 0, np.asarray(none, value), state[0].astype(value, copy=False)),)
+        elif name in ("values", "argmin", "argmax"):
+            found[name] = (state[0].astype(value, copy=False), *state[1:])
     return found
 
 

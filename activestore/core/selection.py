@@ -12,7 +12,19 @@ import numpy.typing as npt
 
 from activestore.errors import SelectionError
 
-__all__ = ["ChunkParts", "DimensionPart", "Points", "Region", "Selection", "Slice", "region_index", "region_shape"]
+__all__ = [
+    "ChunkParts",
+    "DimensionPart",
+    "Points",
+    "Positions",
+    "Region",
+    "Selection",
+    "Slice",
+    "composed",
+    "region_index",
+    "region_shape",
+    "regular",
+]
 
 Positions = range | tuple[int, ...]
 """Positions along one dimension: regular, or a list in any order."""
@@ -116,7 +128,7 @@ def _indexed(positions: Positions, item: Any, axis: int) -> tuple[Positions, boo
     if array.dtype.kind == "b":
         if array.shape != (length,):
             raise SelectionError(f"axis {axis}: a mask of the shape {array.shape} was given for {length} positions")
-        return _regular(positions, np.flatnonzero(array)), False
+        return regular(positions, np.flatnonzero(array)), False
     if array.ndim == 0:
         return positions[_position(item, length, axis) : _position(item, length, axis) + 1], True
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
@@ -125,7 +137,7 @@ def _indexed(positions: Positions, item: Any, axis: int) -> tuple[Positions, boo
     outside = chosen[(chosen < -length) | (chosen >= length)]
     if outside.size:
         raise SelectionError(f"axis {axis}: position {outside[0]} is outside its {length} positions")
-    return _regular(positions, np.where(chosen < 0, chosen + length, chosen)), False
+    return regular(positions, np.where(chosen < 0, chosen + length, chosen)), False
 
 
 def _position(item: Any, length: int, axis: int) -> int:  # Any: one part of an index
@@ -143,7 +155,7 @@ def _shown(item: slice) -> str:
     return f"{'' if item.start is None else repr(item.start)}:{'' if item.stop is None else repr(item.stop)}{step}"
 
 
-def _regular(positions: Positions, chosen: npt.NDArray[np.int64]) -> Positions:
+def regular(positions: Positions, chosen: npt.NDArray[np.int64]) -> Positions:
     """Return the chosen positions, as a range where they are evenly spaced."""
     if isinstance(positions, range):
         found = positions.start + chosen * positions.step
@@ -155,6 +167,21 @@ def _regular(positions: Positions, chosen: npt.NDArray[np.int64]) -> Positions:
     if step and bool(np.all(np.diff(found) == step)):
         return range(int(found[0]), int(found[-1]) + (1 if step > 0 else -1), step)
     return tuple(found.tolist())
+
+
+def composed(positions: Positions, chosen: Positions) -> Positions:
+    """Return the positions that those `chosen` of `positions` are.
+
+    Examples:
+        >>> composed(range(10, 20, 2), range(4, -1, -2)), composed(range(10, 20, 2), (3, 0, 0))
+        (range(18, 8, -4), (16, 10, 10))
+    """
+    if positions == range(len(positions)):
+        return chosen
+    if isinstance(positions, range) and isinstance(chosen, range):
+        start, step = positions.start, positions.step
+        return range(start + chosen.start * step, start + chosen.stop * step, chosen.step * step)
+    return regular(positions, np.array(chosen, np.int64))
 
 
 class DimensionPart(NamedTuple):

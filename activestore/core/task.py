@@ -115,6 +115,8 @@ class TaskTemplate:
     """Shape of the selection, dropped dimensions included."""
     condition: Condition | None = None
     """What values have to satisfy, as they are unpacked, or they count as missing; None for nothing."""
+    value_dtype: str | None = None
+    """NumPy type that the numbers, unpacked, are turned into before they are reduced; None where they keep theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,8 @@ class ChunkTask:
     """Whether it is the first chunk, in grid order, of the cells of the result that it reaches; false with groups."""
     groups: tuple[Grouping, ...] = ()
     """How the wanted part falls into groups, along each dimension that has some, in the order of the dimensions."""
+    file: int = 0
+    """Which of the files of a joined plan it is of."""
 
     def __repr__(self) -> str:
         return f"<ChunkTask {self.sequence}: {self.describe()}>"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from activestore.core.missing import Missing
-from activestore.core.reductions import COMPONENTS
+from activestore.core.reductions import is_known
 from activestore.core.selection import Points, Slice
 from activestore.core.task import ChunkTask, TaskTemplate
 from activestore.core.wire_frames import (
@@ -47,10 +47,10 @@ __all__ = [
 def obstacle(task: ChunkTask) -> str | None:
     """Return why a task cannot travel, None if it can."""
     for component in task.template.components:
-        known = COMPONENTS.get(component.name)
-        # Not the component itself, of which other processes have copies: what runs there is this function.
-        if known is None or known.chunk is not component.chunk:
+        if not is_known(component):
             return f"the component {component.name!r}, which is the user's own"
+    if task.template.value_dtype is not None:
+        return "numbers of another type than those of other files"
     if task.through_hdf5 or (task.offset is not None and task.offset < 0):
         return "a chunk that only the HDF5 library can read"
     if task.inline is not None:
