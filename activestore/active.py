@@ -172,7 +172,7 @@ class Active:
             >>> tas.with_decoding(dtype=tas.dtype, missing=Missing(), packing=None).max()
             np.float32(1e+20)
         """
-        if len(self._parts.each) > 1:
+        if self._variable is not self._parts.first.variable:
             raise JoinError(f"{self._parts.files}: are joined already; say how each is decoded, then join them")
         decoded = dataclasses.replace(self._variable, dtype=dtype, missing=missing, packing=packing)
         part = dataclasses.replace(self._parts.first, variable=decoded)
@@ -253,7 +253,12 @@ class Active:
     @property
     def variable(self) -> Variable:
         """All that is known of the whole variable: layout, codecs, missing values, chunk table."""
-        return self._variable if len(self._parts.each) > 1 else locate(self._variable, self._source)
+        return locate(self._variable, self._source)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Addresses of the files, in the order in which they are joined."""
+        return tuple(part.source.uri for part in self._parts.each)
 
     @property
     def name(self) -> str:
@@ -431,7 +436,7 @@ class Active:
         )
         kept, ungrouped = self._selection.kept, set(work.request.axes) - {groups.axis for groups in work.request.groups}
         dims = tuple(name for dim, name in zip(kept, self.dims, strict=True) if keepdims or dim not in ungrouped)
-        return Result(values, count, dims, report, work, self._source)
+        return Result(values, count, dims, report, work, parts[0].source)
 
     def reduce(
         self,

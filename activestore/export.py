@@ -22,9 +22,11 @@ from activestore.active import Active
 from activestore.cell_methods import lasting_attributes, reduced_attributes
 from activestore.core.classic import is_classic
 from activestore.core.hdf5 import open_hdf5
+from activestore.core.joined import JoinedPlan
 from activestore.core.metadata import variable_names
 from activestore.core.missing import read_missing
-from activestore.core.plan import ReductionRequest
+from activestore.core.plan import Plan, ReductionRequest
+from activestore.core.selection import Positions
 from activestore.core.variable import Variable
 from activestore.errors import ConfigurationError, NotNumericError, UnsupportedError, map_errors
 from activestore.result import Result
@@ -51,11 +53,11 @@ class _Field:
     """The fill value that it should have; None where it needs one only if values are missing."""
 
 
-def check_output(path: str | os.PathLike[str], source: str, *, overwrite: bool) -> None:
-    """Make sure that a result of `source` may be written to `path`.
+def check_output(path: str | os.PathLike[str], sources: Sequence[str], *, overwrite: bool) -> None:
+    """Make sure that a result of `sources` may be written to `path`.
 
     Raises:
-        ConfigurationError: It is the source itself, or a folder, or exists already, or lies in no folder.
+        ConfigurationError: It is one of them, or a folder, or exists already, or lies in no folder.
     """
     text = os.fspath(path)
     folder = os.path.dirname(text) or "."
@@ -65,9 +67,10 @@ def check_output(path: str | os.PathLike[str], source: str, *, overwrite: bool) 
         return
     if os.path.exists(text) and not os.path.isfile(text):
         raise ConfigurationError(f"{text}: is not a regular file; give the name of a file to write")
-    given = "" if "://" in source and not source.startswith("file:") else open_source(source).for_hdf5()
-    if isinstance(given, str) and given and os.path.exists(text) and os.path.samefile(text, given):
-        raise ConfigurationError(f"{text}: is the file that is read; give another name for the result")
+    for source in sources:
+        given = "" if "://" in source and not source.startswith("file:") else open_source(source).for_hdf5()
+        if isinstance(given, str) and given and os.path.exists(text) and os.path.samefile(text, given):
+            raise ConfigurationError(f"{text}: is the file that is read; give another name for the result")
     if not overwrite:
         raise ConfigurationError(f"{text}: exists already; give another name, or overwrite it on purpose (--overwrite)")
 
@@ -99,7 +102,7 @@ def write_netcdf(result: Result, path: str | os.PathLike[str], *, overwrite: boo
         ...     Active(folder + "/mean.nc", "tas").attrs["cell_methods"]
         'time: mean'
     """
-    check_output(path, result.report.source, overwrite=overwrite)
+    check_output(path, [own.variable.uri for own in result.plan.plans], overwrite=overwrite)
     fields = _Neighbours(result).fields()
     fields += [_reduced(result, name, fields) for name in result.values]
     attrs = _global_attributes(result, history or _description(result))
@@ -114,6 +117,7 @@ class _Neighbours:
         self._request: ReductionRequest = result.plan.request
         self._variable, self._source = self._request.variable, result.source
         self._names = frozenset(variable_names(result.source))
+        self._selected = _selected_of_first(result.plan)
         self._keepdims = len(result.dims) == len(self._request.selection.kept)
 
     def fields(self) -> list[_Field]:
@@ -155,16 +159,16 @@ class _Neighbours:
         except NotNumericError:
             return None
         index: list[Any] = []  # Any: what indexes a variable
-        selection = self._request.selection
         for name_of_dim, length in zip(active.dims, active.shape, strict=True):
             if name_of_dim not in self._variable.dims:
                 index.append(slice(None))
                 continue
             dim = self._variable.dims.index(name_of_dim)
-            if length != self._variable.shape[dim]:
+            whole, selected = self._selected[dim]
+            if length != whole or selected is None:
                 return None
-            positions = np.asarray(selection.positions[dim], np.int64)
-            index.append(int(positions[0]) if selection.dropped[dim] else positions)
+            positions = np.asarray(selected, np.int64)
+            index.append(int(positions[0]) if self._request.selection.dropped[dim] else positions)
         return active[tuple(index)]
 
     def _find(self, name: str) -> str | None:
@@ -208,6 +212,16 @@ class _Neighbours:
         name_of_bounds = f"{name}_bnds" if bounds is None else _last(bounds.name)
         yield _Field(name_of_bounds, (*dims, "bnds"), np.ma.asarray(ends), {})
         yield _Field(name, dims, np.ma.asarray(middle), {**lasting_attributes(part.attrs), "bounds": name_of_bounds})
+
+
+def _selected_of_first(plan: Plan | JoinedPlan) -> list[tuple[int, Positions | None]]:
+    """Return, along each dimension, its length in the first file, and what is selected there; None where that is not all."""
+    requests = [own.request for own in plan.plans]
+    shape, chosen = requests[0].variable.shape, requests[0].selection.positions
+    alike = [all(one.selection.positions[dim] == positions for one in requests) for dim, positions in enumerate(chosen)]
+    if isinstance(plan, JoinedPlan):
+        alike[plan.dim] = False
+    return [(length, positions if same else None) for length, positions, same in zip(shape, chosen, alike, strict=True)]
 
 
 def _last(name: str) -> str:

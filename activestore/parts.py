@@ -86,12 +86,12 @@ class Parts:
         _check_backends(each)
         return dataclasses.replace(self, each=each)
 
-    def cut(self, selection: Selection) -> list[tuple[Part, Positions]]:
-        """Return what a selection takes of each part, and where along the joint dimension of the selection that lies."""
-        if len(self.each) == 1:
-            only = dataclasses.replace(self.first, selection=selection)
-            return [(only, range(len(selection.positions[self.dim]) if selection.positions else 1))]
-        pieces = cut([part.selection for part in self.each], self.dim, selection)
+    def cut(self, selection: Selection, dim: int) -> list[tuple[Part, Positions]]:
+        """Return what a selection takes of each part, and where along `dim` of the selection that lies."""
+        if self.variable is self.first.variable:
+            places = range(len(selection.positions[dim]))
+            return [(dataclasses.replace(self.first, selection=selection), places)]
+        pieces = cut([part.selection for part in self.each], dim, selection)
         return [(dataclasses.replace(self.each[one.part], selection=one.selection), one.places) for one in pieces]
 
     def plan(self, request: ReductionRequest) -> tuple[Plan | JoinedPlan, tuple[Part, ...]]:
@@ -100,7 +100,7 @@ class Parts:
         Raises:
             SourceError: A chunk index is damaged.
         """
-        if len(self.each) == 1:
+        if self.variable is self.first.variable:
             located = _located(dataclasses.replace(self.first, selection=request.selection))
             return plan(dataclasses.replace(request, variable=located)), self.each
         pieces = cut([part.selection for part in self.each], self.dim, request.selection)
@@ -145,13 +145,13 @@ def _in_order(parts: Parts, selection: Selection, dim: int) -> list[Part]:
             f"{parts.files}: is joined along {names[parts.dim]!r} already, and cannot be joined along {names[dim]!r} too"
         )
     runs: list[tuple[int, Part]] = []
-    for part, places in parts.cut(selection):
+    for part, places in parts.cut(selection, dim):
         # Listed positions may go to and fro between the parts.
         numbered = enumerate(places)
         for _, group in groupby(numbered, key=lambda pair: pair[1] - pair[0]):
             run = list(group)
             runs.append((run[0][1], _shortened(part, dim, slice(run[0][0], run[-1][0] + 1))))
-    runs = runs or [(0, part) for part, _ in parts.cut(selection)]
+    runs = runs or [(0, part) for part, _ in parts.cut(selection, dim)]
     return [part for _, part in sorted(runs, key=lambda run: run[0])]
 
 

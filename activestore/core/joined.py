@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from activestore.core.groups import AxisGroups
 from activestore.core.missing import Missing
-from activestore.core.plan import Plan, ReductionRequest, Tally, plan
+from activestore.core.plan import Plan, ReductionRequest, Tally, plan, plan_of_file
 from activestore.core.reductions import is_known, states_as, unpack_states
 from activestore.core.selection import Positions, Selection, composed, regular
 from activestore.core.task import ChunkPartial, ChunkTask, Component, Placement, TaskTemplate
@@ -58,7 +59,7 @@ def cut(bases: Sequence[Selection], dim: int, selection: Selection) -> list[Piec
 
 def _shares(positions: Positions, ends: npt.NDArray[np.int64]) -> list[tuple[int, Positions, Positions]]:
     """Return, of each part that has some of the positions: its number, these counted in it, and where they are listed."""
-    at = _as_array(positions)
+    at = as_array(positions)
     if not len(at):
         return [(0, range(0), range(0))]
     owner = np.searchsorted(ends, at, side="right")
@@ -79,7 +80,7 @@ def _shares(positions: Positions, ends: npt.NDArray[np.int64]) -> list[tuple[int
     return found
 
 
-def _as_array(positions: Positions) -> npt.NDArray[np.int64]:
+def as_array(positions: Positions) -> npt.NDArray[np.int64]:
     if isinstance(positions, range):
         # Much faster than item by item.
         return np.arange(positions.start, positions.stop, positions.step, dtype=np.int64)
@@ -205,24 +206,28 @@ def joined_plan(request: ReductionRequest, dim: int, pieces: Sequence[Piece], va
         variables: The variable of each of them, with its chunks located.
     """
     template = plan(request).template
-    plans = tuple(
-        _own_plan(dataclasses.replace(request, variable=variable, selection=piece.selection), template, request.variable)
-        for piece, variable in zip(pieces, variables, strict=True)
-    )
+    plans = tuple(_own_plan(request, template, dim, *pair) for pair in zip(pieces, variables, strict=True))
     starts = np.cumsum([0, *(len(one) for one in plans[:-1])]).tolist()
     return JoinedPlan(request, template, dim, plans, tuple(pieces), _are_alike([request.variable, *variables]), tuple(starts))
 
 
-def _own_plan(request: ReductionRequest, joint: TaskTemplate, joint_variable: Variable) -> Plan:
+def _own_plan(request: ReductionRequest, joint: TaskTemplate, dim: int, piece: Piece, variable: Variable) -> Plan:
     """Return the plan of one file, whose partial results will be combined with those of others."""
-    own, variable = plan(request), request.variable
+    groups = tuple(_own_groups(one, piece.places) if one.axis == dim else one for one in request.groups)
+    own = plan_of_file(dataclasses.replace(request, variable=variable, selection=piece.selection, groups=groups))
     template = dataclasses.replace(own.template, selected=joint.selected)
-    if variable.value_dtype != joint_variable.value_dtype and any(_needs_values(one) for one in joint.components):
-        template = dataclasses.replace(template, value_dtype=joint_variable.value_dtype.str)
+    value = request.variable.value_dtype
+    if variable.value_dtype != value and (joint.condition is not None or any(map(_needs_values, joint.components))):
+        template = dataclasses.replace(template, value_dtype=value.str)
     # What fits into 64 bits as a float need not fit as an integer.
     if variable.dtype.itemsize == 8 and joint.accumulator == "f8":
         template = dataclasses.replace(template, accumulator="f8")
     return dataclasses.replace(own, template=template)
+
+
+def _own_groups(groups: AxisGroups, places: Positions) -> AxisGroups:
+    """Return the groups of the positions that one file has."""
+    return dataclasses.replace(groups, labels=groups.labels[as_array(places)])
 
 
 def _needs_values(component: Component) -> bool:

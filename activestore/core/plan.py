@@ -21,7 +21,7 @@ from activestore.core.task import ChunkPartial, ChunkTask, Component, Grouping, 
 from activestore.core.variable import Variable, contiguous_table
 from activestore.errors import SelectionError
 
-__all__ = ["Plan", "ReductionRequest", "Tally", "grouped_axes", "normalize_axes", "plan", "touched_chunks"]
+__all__ = ["Plan", "ReductionRequest", "Tally", "grouped_axes", "normalize_axes", "plan", "plan_of_file", "touched_chunks"]
 
 _BATCH = 4096
 """Chunks looked up at a time while tasks are made."""
@@ -315,6 +315,11 @@ def plan(request: ReductionRequest) -> Plan:
     if request.groups:
         check_groupable({c.name: c for reduction in request.reductions for c in reduction.components})
         check_size(request.groups, [len(positions) for positions in request.selection.positions], request.axes)
+    return plan_of_file(request)
+
+
+def plan_of_file(request: ReductionRequest) -> Plan:
+    """Return the plan of a request that was found good, or of the part of one that a file has."""
     variable = _cut_for(request.variable, request.selection)
     components, packing = _components(request)
     template = TaskTemplate(
