@@ -13,6 +13,7 @@ from activestore.accessor.methods import Dims, Reductions
 from activestore.accessor.query import Query
 from activestore.accessor.rules import Method
 from activestore.accessor.weighted import WeightedArray
+from activestore.core.conditions import parse_condition
 from activestore.errors import SelectionError
 from activestore.explanation import Explanation
 
@@ -39,6 +40,9 @@ class ActiveArray(Reductions[xr.DataArray]):
         Parameters:
             condition: A comparison of the values with a number, "> 298.15", or several: ">= 273.15 and < 300".
 
+        Raises:
+            SelectionError: It is no condition.
+
         Examples:
             The largest number of months above 25 °C:
 
@@ -48,7 +52,8 @@ class ActiveArray(Reductions[xr.DataArray]):
             24
         """
         before = self._query.condition
-        return ActiveArray(self._query.array, condition=condition if before is None else f"{before} and {condition}")
+        found = str(parse_condition(condition))
+        return ActiveArray(self._query.array, condition=found if before is None else f"{before} and {found}")
 
     def argmin(
         self, dim: Dims = None, *, skipna: bool | None = None, keep_attrs: bool | None = None
@@ -138,7 +143,7 @@ class ActiveArray(Reductions[xr.DataArray]):
             raise SelectionError(f"{method.name} finds no NaN; leave out skipna=False, or leave out .active")
         if not array.size:
             raise SelectionError(f"{method.name} of nothing: the lengths are {dict(array.sizes)}; select something")
-        found = self._query.reduced(method, dims, keep_attrs)
+        found = self._query.positions(method, dims, keep_attrs)
         if dim is None or isinstance(dim, str) or dim in array.dims:
             return found
         along = np.unravel_index(found.values, [array.sizes[name] for name in dims])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from activestore.accessor.grouping import Grouping
 from activestore.accessor.methods import Dims, named
 from activestore.accessor.rules import Method, finished
 from activestore.accessor.trace import Traced, trace
+from activestore.core.conditions import parse_condition, unsatisfied
 from activestore.core.groups import Groups
 from activestore.core.reductions import Reduction
 from activestore.errors import UntraceableError
@@ -23,6 +24,8 @@ from activestore.explanation import Explanation
 
 __all__ = ["NO_GROUPS", "Answer", "Query", "called"]
 
+_FLAT = "_activestore_flat"
+"""Name of a dimension that stands for several."""
 NO_GROUPS = Grouping({}, {}, lambda array: array)
 
 
@@ -112,8 +115,7 @@ class Query:
         self, method: Method, dims: tuple[Hashable, ...], keep_attrs: bool | None, grouping: Grouping = NO_GROUPS
     ) -> xr.DataArray:
         """Return what xarray's method gives, of the whole or of each group."""
-        if not self.array.size:
-            # Nothing is to be read, and xarray has its own words and values for nothing.
+        if self.is_here:
             return called(grouping.regroup(self.chosen(self.array)), method, dims, keep_attrs, windows=grouping.windows)
         mould = self._mould(method, dims, keep_attrs, grouping)
         answer = self.answer(method.reduction, dims, grouping)
@@ -126,6 +128,16 @@ class Query:
             # What a group without positions gives is xarray's to say.
             values = np.where(total == 0, mould.values, values)
         return self.assembled(mould, values, {*dims, *grouping.labels})
+
+    def positions(self, method: Method, dims: tuple[Hashable, ...], keep_attrs: bool | None) -> xr.DataArray:
+        """Return where the least or greatest values are, counted in C order where several dimensions are reduced."""
+        if not self.is_here:
+            return self.reduced(method, dims, keep_attrs)
+        options = {} if keep_attrs is None else {"keep_attrs": keep_attrs}
+        found = getattr(self.chosen(self.array).stack({_FLAT: dims}), method.name)(_FLAT, skipna=method.skipna, **options)
+        return self.assembled(
+            found.drop_vars([name for name in found.coords if name not in found.dims]), found.values, set(dims)
+        )
 
     def assembled(self, mould: xr.DataArray, values: npt.NDArray[Any], dims: set[Hashable]) -> xr.DataArray:
         """Return `values` as a `DataArray` like `mould`, with the coordinates of the array that `dims` do not concern."""
@@ -147,9 +159,19 @@ class Query:
         coords = {name: coord for name, coord in array.coords.items() if coord.dims and set(coord.dims) <= set(grouping.labels)}
         return xr.DataArray(np.zeros(shape, array.dtype), coords, array.dims, name=array.name, attrs=array.attrs)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether there is nothing to be read: no values at all, or values of a file that were loaded before."""
+        variable = self.array.variable
+        # What was computed of a file's values has lost this mark.
+        return not self.array.size or (variable._in_memory and "source" in variable.encoding)
+
     def chosen(self, array: xr.DataArray) -> xr.DataArray:
-        """Return the array as a condition leaves it, by its type: integers become floats."""
-        return array if self.condition is None else array.where(array == array)
+        """Return an array in memory as the condition leaves it: integers become floats."""
+        if self.condition is None:
+            return array
+        bad = unsatisfied(array.values, parse_condition(self.condition))
+        return array.where(np.ones(array.shape, bool) if bad is None else ~bad)
 
 
 def called(
@@ -162,6 +184,11 @@ def called(
 ) -> xr.DataArray:
     """Return the result of xarray's own method."""
     place = () if windows else (list(dims),)
+    if method.name == "ptp":
+        least, greatest = (
+            called(grouped, replace(method, name=name), dims, keep_attrs, windows=windows) for name in ("min", "max")
+        )
+        return greatest.copy(data=greatest.values - least.values)
     options = method.keywords | ({} if keep_attrs is None else {"keep_attrs": keep_attrs})
     if windows:
         options.pop("ddof", None)  # xarray's windows do not take it, and it changes neither type nor name

@@ -60,6 +60,8 @@ class WeightedArray:
 
     def _reduced(self, method: str, dim: Dims, skipna: bool | None, keep_attrs: bool | None) -> xr.DataArray:
         query, dims = self._query, self._query.named(dim)
+        if query.is_here:
+            return _called(query.chosen(query.array), self._weights, method, dims, skipna, keep_attrs)
         mould = self._mould(method, dims, skipna, keep_attrs)
         parts = [self._contracted(part, method, dims, skipna) for part in self._blocks(dims)]
         kept = tuple(name for name in query.array.dims if name not in dims)
@@ -71,11 +73,7 @@ class WeightedArray:
         array, weights = self._query.array, self._weights
         small = xr.DataArray(np.zeros((1,) * array.ndim, array.dtype), dims=array.dims, name=array.name, attrs=array.attrs)
         ones = xr.DataArray(np.ones((1,) * weights.ndim, weights.dtype), dims=weights.dims)
-        options = {} if keep_attrs is None else {"keep_attrs": keep_attrs}
-        if method != "sum_of_weights" and skipna is not None:
-            options["skipna"] = skipna
-        found: xr.DataArray = getattr(self._query.chosen(small).weighted(ones), method)(list(dims), **options)
-        return found
+        return _called(self._query.chosen(small), ones, method, dims, skipna, keep_attrs)
 
     def _near(self, dims: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
         """Return the dimensions that can be reduced near the data: those along which the weights do not vary."""
@@ -114,6 +112,21 @@ class WeightedArray:
             found = np.where(complete, found, np.nan)
         kept = [dim for i, dim in enumerate(state.dims) if i not in axes]
         return np.transpose(found, [kept.index(dim) for dim in query.array.dims if dim in kept])
+
+
+def _called(  # what xarray's methods take
+    array: xr.DataArray,
+    weights: xr.DataArray,
+    method: str,
+    dims: tuple[Hashable, ...],
+    skipna: bool | None,
+    keep_attrs: bool | None,
+) -> xr.DataArray:
+    """Return the result of xarray's own method."""
+    given = {"keep_attrs": keep_attrs} if method == "sum_of_weights" else {"skipna": skipna, "keep_attrs": keep_attrs}
+    options = {name: value for name, value in given.items() if value is not None}
+    found: xr.DataArray = getattr(array.weighted(weights), method)(list(dims), **options)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,3 +135,23 @@ def test_a_file_that_changes_is_noticed(tmp_path):
     xr.Dataset({"a": ("x", np.arange(6.0))}).to_netcdf(path, engine="h5netcdf")
     with pytest.raises(SourceError, match="has changed"):
         ds.a.load()
+
+
+@pytest.mark.parametrize("load", [lambda ds: ds.load(), lambda ds: ds.tas.values, lambda ds: ds.tas.mean()])
+def test_what_was_loaded_before_is_reduced_in_memory(load, monkeypatch):
+    from activestore.backends.posix import PosixBackend
+
+    ds = xr.open_dataset(TAS, engine="activestore")
+    load(ds)
+    monkeypatch.setattr(PosixBackend, "reduce_chunks", lambda *_: pytest.fail("a chunk was read"))
+    ds.tas[3] = 999
+    theirs = xr.open_dataset(TAS, engine="h5netcdf").load()
+    theirs.tas[3] = 999
+    part, whole = ds.tas[2:9], theirs.tas[2:9]
+    xr.testing.assert_identical(part.active.mean("time"), whole.mean("time"))
+    xr.testing.assert_identical(part.active.ptp("lat"), whole.max("lat") - whole.min("lat"))
+    xr.testing.assert_identical(part.active.groupby("time.month").max("time"), whole.groupby("time.month").max("time"))
+    xr.testing.assert_identical(part.active.where("> 280").count("lon"), whole.where(whole > 280).count("lon"))
+    weights = theirs.lat + 100
+    xr.testing.assert_identical(part.active.weighted(weights).std("lat"), whole.weighted(weights).std("lat"))
+    assert part.active.argmax(["time", "lat", "lon"])["time"] == whole.argmax(["time", "lat", "lon"])["time"]
