@@ -9,12 +9,14 @@ from typing import Any, ClassVar
 import xarray as xr
 from xarray.backends import BackendEntrypoint, StoreBackendEntrypoint
 
+from activestore.accessor.joining import join_contents
 from activestore.accessor.stored_array import StoredFile
-from activestore.accessor.stores import read_contents
+from activestore.accessor.stores import Contents, read_contents
 from activestore.config import resolve
 from activestore.core.backend import Backend
-from activestore.core.dispatch import Fallback
+from activestore.core.dispatch import Fallback, concurrently
 from activestore.errors import SourceError
+from activestore.parts import METADATA_READS
 from activestore.source import open_source
 
 __all__ = ["ActivestoreEntrypoint"]
@@ -45,6 +47,7 @@ class ActivestoreEntrypoint(BackendEntrypoint):
         use_cftime: bool | Mapping[str, bool] | None = None,
         decode_timedelta: Any = None,  # Any: xarray's coders
         group: str | None = None,
+        concat_dim: str | None = None,
         backend: str | Backend | None = None,
         server: str | None = None,
         storage_options: Mapping[str, object] | None = None,
@@ -55,7 +58,8 @@ class ActivestoreEntrypoint(BackendEntrypoint):
         """Return a file, or a group of it, as a lazy Dataset.
 
         Parameters:
-            filename_or_obj: Path or address of a netCDF or HDF5 file.
+            filename_or_obj: Path or address of a netCDF or HDF5 file; or of several that are one dataset: a list of them, a
+                pattern ("tas_*.nc"), or a folder.
             drop_variables: Names of variables to leave out.
             mask_and_scale: As for `xarray.open_dataset`, which explains this and the other decoding options.
             decode_times: See there.
@@ -64,6 +68,7 @@ class ActivestoreEntrypoint(BackendEntrypoint):
             use_cftime: See there.
             decode_timedelta: See there.
             group: Name of a group, "outer/inner".
+            concat_dim: The dimension along which several files are joined; by default the one in which they differ.
             backend: Who computes reductions by `.active`, as for `Active`.
             server: Address of the server that computes, as for `Active`.
             storage_options: How the store is reached, as for `Active`.
@@ -75,6 +80,7 @@ class ActivestoreEntrypoint(BackendEntrypoint):
             SourceNotFoundError: There is no such file.
             SourceError: It is neither netCDF nor HDF5, or damaged.
             VariableNotFoundError: There is no such group.
+            JoinError: Several files do not fit together.
             ConfigurationError: An option is not understood.
         """
         given = {
@@ -84,18 +90,27 @@ class ActivestoreEntrypoint(BackendEntrypoint):
             "workers": workers,
             "fallback": fallback,
         }
-        file = _opened(filename_or_obj, {name: value for name, value in given.items() if value is not None}, storage_options)
-        dataset: xr.Dataset = StoreBackendEntrypoint().open_dataset(
-            read_contents(file, group),
-            drop_variables=drop_variables,
-            mask_and_scale=mask_and_scale,
-            decode_times=decode_times,
-            concat_characters=concat_characters,
-            decode_coords=decode_coords,
-            use_cftime=use_cftime,
-            decode_timedelta=decode_timedelta,
+        options = {name: value for name, value in given.items() if value is not None}
+        decoders = {
+            "mask_and_scale": mask_and_scale,
+            "decode_times": decode_times,
+            "concat_characters": concat_characters,
+            "use_cftime": use_cftime,
+            "decode_timedelta": decode_timedelta,
+        }
+        addresses = _addresses(filename_or_obj)
+        dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
+        files = concurrently(
+            lambda one: _contents(one, group, options, storage_options).without(dropped), addresses, METADATA_READS
         )
-        dataset.encoding["source"] = file.source.uri
+
+        def decode(contents: Contents) -> dict[str, xr.Variable]:
+            variables, _, _ = xr.conventions.decode_cf_variables(contents.get_variables(), {}, decode_coords=False, **decoders)
+            return dict(variables)
+
+        whole = join_contents(files, addresses, dim=concat_dim, decode=decode)
+        dataset: xr.Dataset = StoreBackendEntrypoint().open_dataset(whole, decode_coords=decode_coords, **decoders)
+        dataset.encoding["source"] = addresses[0]
         return dataset
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:  # noqa: ARG002  # Any: see above
@@ -103,17 +118,29 @@ class ActivestoreEntrypoint(BackendEntrypoint):
         return False
 
 
-def _opened(address: object, options: Mapping[str, Any], storage_options: Mapping[str, object] | None) -> StoredFile:
-    """Return the file at `address`.
+def _addresses(given: object) -> list[str]:
+    """Return the addresses of the files to open.
 
     Raises:
-        SourceError: It is not an address.
+        SourceError: They are no addresses.
     """
-    if not isinstance(address, (str, os.PathLike)):
-        raise SourceError(
-            f"the engine 'activestore' opens paths and addresses, not a {type(address).__name__}; "
-            "give it the path of the file, or its address (s3://…, https://…)"
-        )
-    uri = os.fspath(address)
+    found = []
+    for one in given if isinstance(given, (list, tuple)) else [given]:
+        if not isinstance(one, (str, os.PathLike)):
+            raise SourceError(
+                f"the engine 'activestore' opens paths and addresses, not a {type(one).__name__}; "
+                "give it the path of the file, or its address (s3://…, https://…)"
+            )
+        found.append(os.fsdecode(one))
+    return found
+
+
+def _contents(
+    uri: str,
+    group: str | None,
+    options: Mapping[str, Any],  # Any: keyword arguments of many types
+    storage_options: Mapping[str, object] | None,
+) -> Contents:
+    """Return what a file has."""
     _, reached = resolve(uri, {**options, "storage_options": storage_options})
-    return StoredFile(open_source(uri, reached), options)
+    return read_contents(StoredFile(open_source(uri, reached), options), group)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from activestore.accessor.stored_array import StoredArray, StoredFile
 from activestore.core import classic
 from activestore.core.hdf5 import load_plugins
 from activestore.core.metadata import is_classic
+from activestore.core.objects import ObjectSource
 from activestore.errors import ActivestoreError, SourceError, VariableNotFoundError
 from activestore.source import Source
 
@@ -30,6 +31,15 @@ class Contents(AbstractDataStore):
     def __init__(self, variables: Mapping[str, xr.Variable], attrs: Mapping[str, Any], encoding: Mapping[str, Any]) -> None:
         """Hold what was read; the variables' values are as they are stored, and lazy."""
         self.variables, self.attributes, self.encoding = dict(variables), dict(attrs), dict(encoding)
+
+    def only(self, names: Collection[str]) -> Contents:
+        """Return the same with those variables only whose names are given."""
+        kept = {name: variable for name, variable in self.variables.items() if name in names}
+        return Contents(kept, self.attributes, self.encoding)
+
+    def without(self, names: Collection[str]) -> Contents:
+        """Return the same without those variables whose names are given."""
+        return self.only(self.variables.keys() - set(names))
 
     def get_variables(self) -> dict[str, xr.Variable]:
         """Return the variables, shallow copies that xarray may decode."""
@@ -59,6 +69,11 @@ def read_contents(file: StoredFile, group: str | None) -> Contents:
         SourceError: It is neither HDF5 nor netCDF, or damaged.
     """
     with file.source.metadata() as kept:
+        if isinstance(kept, ObjectSource):
+            # Its module needs this one.
+            from activestore.accessor.zarr_contents import zarr_contents  # noqa: PLC0415
+
+            return zarr_contents(file, kept, group)
         if is_classic(kept):
             return _classic_contents(file, kept, group)
         with _opened(kept, group) as store:

@@ -10,6 +10,7 @@ import xarray as xr
 from xarray.core import indexing
 
 from activestore.accessor.decoding import decoded
+from activestore.accessor.joined_array import JoinedArray
 from activestore.accessor.stored_array import StoredArray
 from activestore.active import Active
 from activestore.errors import UntraceableError
@@ -43,7 +44,17 @@ def trace(variable: xr.Variable) -> Traced:
     Raises:
         UntraceableError: That cannot be told for certain.
     """
-    array: Any = variable._data  # Any: xarray's arrays are private; and `data` would read them
+    # Any: xarray's arrays are private; and `data` would read them.
+    array: Any = variable._data
+    return _traced(array, (), variable.shape)
+
+
+def _traced(array: Any, outer: tuple[Any, ...], shape: tuple[int, ...]) -> Traced:  # Any: xarray's arrays and functions
+    """Return where the values of a lazy array come from, `outer` being what is done to them, step by step.
+
+    Raises:
+        UntraceableError: That cannot be told for certain.
+    """
     steps: list[Any] = []
     key = None
     while True:
@@ -57,18 +68,22 @@ def trace(variable: xr.Variable) -> Traced:
         elif kind not in _TRANSPARENT:
             break
         array = array.array
-    active, stored = _opened(array)
-    return _selected(decoded(active, stored, steps[::-1]), key, variable.shape)
+    return _selected(_opened(array, (*steps[::-1], *outer)), key, shape)
 
 
-def _opened(leaf: Any) -> tuple[Active, np.dtype[Any]]:  # Any: whatever lies beneath xarray's wrappers
-    """Return the variable that a leaf reads, and the type of its stored numbers.
+def _opened(leaf: Any, steps: tuple[Any, ...]) -> Active:  # Any: whatever lies beneath xarray's wrappers
+    """Return the variable that a leaf reads, with what xarray makes of the stored numbers by `steps`.
 
     Raises:
         UntraceableError: The leaf reads no file that is known here.
     """
     if isinstance(leaf, StoredArray):
-        return leaf.active(), leaf.dtype
+        return decoded(leaf.active(), leaf.dtype, steps)
+    if isinstance(leaf, JoinedArray):
+        parts = [_traced(part, steps, part.shape) for part in leaf.parts]
+        if any(part.axes != tuple(range(len(leaf.shape))) for part in parts):
+            raise UntraceableError("its files have dimensions in another order")
+        return Active.concatenate([part.active for part in parts], leaf.axis)
     kind = type(leaf).__name__
     if kind in ("H5NetCDFArrayWrapper", "NetCDF4ArrayWrapper"):
         store = leaf.datastore
@@ -76,7 +91,7 @@ def _opened(leaf: Any) -> tuple[Active, np.dtype[Any]]:  # Any: whatever lies be
         active = Active(_address(store), name)
         if active.shape != leaf.shape:
             raise UntraceableError(f"{active.name!r} has the shape {leaf.shape} there, and {active.shape} in the file")
-        return active, np.dtype(leaf.dtype.str)
+        return decoded(active, np.dtype(leaf.dtype.str), steps)
     if isinstance(leaf, np.ndarray) or kind == "NumpyIndexingAdapter":
         raise UntraceableError(_IN_MEMORY)
     raise UntraceableError(f"its values come from a {kind}")

@@ -1,0 +1,194 @@
+"""Many files as one dataset: variables are joined lazily along the one dimension in which the files differ."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from xarray.core import indexing
+
+from activestore.accessor.joined_array import JoinedArray
+from activestore.accessor.stores import Contents
+from activestore.errors import JoinError
+
+__all__ = ["join_contents"]
+
+_PACKING = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
+_CODING = (*_PACKING, "units", "calendar", "dtype", "_Encoding")
+"""The attributes that say what stored numbers stand for."""
+
+Decode = Callable[[Contents], Mapping[str, xr.Variable]]
+
+
+def join_contents(files: Sequence[Contents], names: Sequence[str], *, dim: str | None, decode: Decode) -> Contents:
+    """Return what the files have as if it were one file.
+
+    Variables with the dimension along which the files are joined are put one after the other, in the order of the
+    coordinate along it. All others, and the attributes, are those of the first file; the coordinates of the other dimensions
+    have to be equal in all files.
+
+    Parameters:
+        files: What each file has.
+        names: The files' addresses, for messages.
+        dim: The dimension along which they are joined; None where it is to be found.
+        decode: Makes values of the stored numbers of all variables of a file, as xarray will.
+
+    Raises:
+        JoinError: The files do not fit together.
+    """
+    if len(files) == 1:
+        return files[0]
+    files = [_with_coordinates(one) for one in files]
+    coordinates = [_coordinates(one, decode) for one in files]
+    along = _checked_dim(files, names, dim) if dim is not None else _found_dim(coordinates, names)
+    _check_equal(coordinates, names, along)
+    order = _order([one[along] for one in coordinates], names, along)
+    files, names = [files[i] for i in order], [names[i] for i in order]
+    _check_variables(files, names, along)
+    apart = _coded_differently([one.variables for one in files], along)
+    decoded = [decode(one.only(apart)) for one in files] if apart else []
+    joined = {}
+    for name, variable in files[0].variables.items():
+        parts = [one[name] for one in decoded] if name in apart else [one.variables.get(name, variable) for one in files]
+        joined[name] = _joined(name, parts, along) if along in variable.dims else variable
+    return Contents(joined, files[0].get_attrs(), files[0].get_encoding())
+
+
+def _with_coordinates(contents: Contents) -> Contents:
+    """Return the same with the coordinates of the dimensions in memory: they are looked at several times."""
+    loaded = {
+        name: xr.Variable(one.dims, one.values, one.attrs, one.encoding, fastpath=True) if one.dims == (name,) else one
+        for name, one in contents.variables.items()
+    }
+    return Contents(loaded, contents.attributes, contents.encoding)
+
+
+def _coordinates(contents: Contents, decode: Decode) -> dict[str, Any]:  # Any: NumPy's arrays
+    """Return, for each dimension, the values of its coordinate, or its length where it has none."""
+    lengths = contents.get_dimensions()
+    decoded = decode(contents.only(lengths))
+    values = {dim: decoded[dim].values for dim in lengths if dim in decoded and decoded[dim].dims == (dim,)}
+    return {dim: values.get(dim, length) for dim, length in lengths.items()}
+
+
+def _is_equal(a: Any, b: Any) -> bool:  # Any: arrays or lengths
+    if isinstance(a, int) or isinstance(b, int):
+        return bool(np.size(a) if not isinstance(a, int) else a) == bool(b) and _length(a) == _length(b)
+    return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f" and b.dtype.kind == "f"))
+
+
+def _length(one: Any) -> int:  # Any: an array or a length
+    return one if isinstance(one, int) else len(one)
+
+
+def _found_dim(coordinates: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:  # Any: arrays or lengths
+    """Return the one dimension in which the files differ.
+
+    Raises:
+        JoinError: There is none, or more than one.
+    """
+    first = coordinates[0]
+    differing = [dim for dim in first if any(dim in one and not _is_equal(first[dim], one[dim]) for one in coordinates[1:])]
+    if len(differing) == 1:
+        return differing[0]
+    if not differing:
+        raise JoinError(
+            f"{names[0]} and {names[1]} have the same coordinates, so it is not clear along which dimension they are joined; "
+            f"say it with concat_dim=…, one of {', '.join(map(repr, first))}"
+        )
+    raise JoinError(
+        f"{names[0]} and the other files differ along {' and '.join(map(repr, differing))}; files are joined along one "
+        "dimension only: open those on the same grid together, or select before xarray.concat"
+    )
+
+
+def _checked_dim(files: Sequence[Contents], names: Sequence[str], dim: str) -> str:
+    for contents, name in zip(files, names, strict=True):
+        if dim not in contents.get_dimensions():
+            raise JoinError(f"{name}: has no dimension {dim!r}; it has {', '.join(map(repr, contents.get_dimensions()))}")
+    return dim
+
+
+def _check_equal(coordinates: Sequence[Mapping[str, Any]], names: Sequence[str], along: str) -> None:  # Any: see above
+    first = coordinates[0]
+    for one, name in zip(coordinates[1:], names[1:], strict=True):
+        for dim in first:
+            if dim != along and dim in one and not _is_equal(first[dim], one[dim]):
+                raise JoinError(
+                    f"{name}: its coordinate {dim!r} is not that of {names[0]}; only files on the same grid can be joined"
+                )
+
+
+def _order(coordinates: Sequence[Any], names: Sequence[str], along: str) -> list[int]:  # Any: arrays or lengths
+    """Return the files in the order of their coordinate; as they are given where they have none.
+
+    Raises:
+        JoinError: The coordinates of two files overlap.
+    """
+    if any(isinstance(one, int) for one in coordinates):
+        return list(range(len(coordinates)))
+    empty = [i for i, one in enumerate(coordinates) if not len(one)]
+    filled = [i for i, one in enumerate(coordinates) if len(one)]
+    falls = any(coordinates[i][0] > coordinates[i][-1] for i in filled)
+    order = sorted(filled, key=lambda i: coordinates[i][0], reverse=falls)
+    for before, after in itertools.pairwise(order):
+        last, begin = coordinates[before][-1], coordinates[after][0]
+        if not (begin < last if falls else begin > last):
+            raise JoinError(
+                f"{names[before]} and {names[after]} overlap along {along!r}: the one ends with {last}, the other begins with "
+                f"{begin}; leave one out, or open them apart"
+            )
+    return order + empty
+
+
+def _check_variables(files: Sequence[Contents], names: Sequence[str], along: str) -> None:
+    """Refuse variables along the joint dimension that only some files have, or that are not alike.
+
+    Raises:
+        JoinError: There is one.
+    """
+    model = {name: one.dims for name, one in files[0].variables.items() if along in one.dims}
+    for contents, address in zip(files[1:], names[1:], strict=True):
+        dims = {name: one.dims for name, one in contents.variables.items() if along in one.dims}
+        for name in [*model, *dims]:
+            if name not in dims or name not in model:
+                has, lacks = (names[0], address) if name in model else (address, names[0])
+                raise JoinError(f"{lacks}: has no variable {name!r}, which {has} has; give drop_variables={name!r}")
+            if dims[name] != model[name]:
+                raise JoinError(f"{address}: {name!r} has the dimensions {dims[name]}, in {names[0]} {model[name]}")
+
+
+def _coded_differently(files: Sequence[Mapping[str, xr.Variable]], along: str) -> set[str]:
+    """Return the names of variables that have to be decoded before they are joined, for the files code them differently."""
+    there = [name for name, variable in files[0].items() if along in variable.dims]
+    found = {name for name in there if len({(one[name].dtype, _coding(one[name], _CODING)) for one in files}) > 1}
+    # Bounds are in the units of what they bound, and do not say so.
+    return found | {str(one[name].attrs["bounds"]) for name in found for one in files if "bounds" in one[name].attrs}
+
+
+def _joined(name: str, parts: Sequence[xr.Variable], along: Hashable) -> xr.Variable:
+    """Return the parts of a variable as one.
+
+    Raises:
+        JoinError: They are in different units, or packed in different ways.
+    """
+    units = {str(one.attrs.get("units")) for one in parts}
+    if len(units) > 1:
+        raise JoinError(f"{name!r} is in {' and '.join(sorted(units))}; only what has the same units can be joined")
+    if len({_coding(one, _PACKING) for one in parts}) > 1:
+        raise JoinError(f"{name!r} is packed in different ways in the files; leave out mask_and_scale=False")
+    first, axis = parts[0], parts[0].dims.index(along)
+    encoding = {key: value for key, value in first.encoding.items() if key != "original_shape"}
+    if all(isinstance(one._data, np.ndarray) for one in parts):
+        values: Any = np.concatenate([one.values for one in parts], axis=axis)  # Any: whatever xarray takes as values
+    else:
+        values = indexing.LazilyIndexedArray(JoinedArray([one._data for one in parts], axis))
+    return xr.Variable(first.dims, values, first.attrs, encoding, fastpath=True)
+
+
+def _coding(variable: xr.Variable, keys: Sequence[str]) -> tuple[bytes | None, ...]:
+    """Return those attributes that tell how the stored numbers of a variable become values, in a form to be compared."""
+    return tuple(np.asarray(variable.attrs[key]).tobytes() if key in variable.attrs else None for key in keys)
