@@ -20,7 +20,11 @@ from activestore.core.task import Array, Grouping, State
 
 __all__ = ["Block", "assembled", "blocks"]
 
-MOST = 1 << 62
+_LONGEST_KEPT = 4096
+"""Positions along a dimension whose groups are kept for the next chunk."""
+_MOST = 1 << 62
+_SHORT = 32
+"""Positions of a group along the last dimension up to which it pays to copy a block, so that they are not that any more."""
 _LARGE = 1 << 14
 """Numbers of a group from which a call of NumPy for it alone costs little."""
 
@@ -44,8 +48,14 @@ class _Run:
     """Whether the positions of a group lie side by side among `members`; if not, the groups take turns."""
 
 
-@lru_cache(maxsize=256)
 def _runs(labels: tuple[int, ...], lengths: tuple[int, ...], *, apart: int) -> tuple[_Run, ...]:
+    """Return the groups along a dimension; those that chunks have in common are worked out once, if they are not long."""
+    find = _found_runs if sum(lengths) <= _LONGEST_KEPT else _found_runs.__wrapped__
+    return find(labels, lengths, apart=apart)
+
+
+@lru_cache(maxsize=256)
+def _found_runs(labels: tuple[int, ...], lengths: tuple[int, ...], *, apart: int) -> tuple[_Run, ...]:
     """Return the groups along a dimension, those of one size together.
 
     Parameters:
@@ -106,6 +116,8 @@ class Block:
     """Lengths of its states, with the chunk's dimensions."""
     where: Any  # Any: what indexes an array
     """Where these lie among the states of the chunk."""
+    members_first: bool = False
+    """Whether the last dimension of `shape`, the positions of small groups, is moved to the front of the block."""
 
     def cut(self, array: Array) -> Array:
         """Return the block of an array of the chunk's shape: a view where it can be."""
@@ -117,7 +129,9 @@ class Block:
         for axis, run in self.runs:
             if not isinstance(run.members, slice):
                 array = np.take(array, run.members, axis)
-        return array.reshape(self.shape)
+        array = array.reshape(self.shape)
+        # NumPy reduces row by row: of rows of a few numbers, most of the time would go into getting from one to the next.
+        return np.ascontiguousarray(np.moveaxis(array, -1, 0)) if self.members_first else array
 
 
 def blocks(shape: tuple[int, ...], axes: Sequence[int], groups: Sequence[Grouping]) -> Iterator[Block]:
@@ -164,7 +178,10 @@ def _block(shape: tuple[int, ...], axes: Sequence[int], runs: tuple[tuple[int, _
         else:
             reduced.append(len(lengths) + run.groups_first)
             lengths += [run.count, run.size] if run.groups_first else [run.size, run.count]
-    return Block(runs, tuple(lengths), tuple(reduced), tuple(answer), _index(where, answer))
+    last = len(lengths) - 1
+    short = last in reduced and len(lengths) > len(shape) and lengths[last] < _SHORT and cut.get(len(shape) - 1) is not None
+    axes = (0, *[axis + 1 for axis in reduced if axis != last]) if short else tuple(reduced)
+    return Block(runs, tuple(lengths), axes, tuple(answer), _index(where, answer), members_first=short)
 
 
 def _index(where: list[Any], lengths: list[int]) -> Any:  # Any: what indexes an array
@@ -172,7 +189,7 @@ def _index(where: list[Any], lengths: list[int]) -> Any:  # Any: what indexes an
         return tuple(where)
     return np.ix_(
         *[
-            one if not isinstance(one, slice) else np.arange(n) if one.start is None else np.arange(*one.indices(MOST))
+            one if not isinstance(one, slice) else np.arange(n) if one.start is None else np.arange(*one.indices(_MOST))
             for one, n in zip(where, lengths, strict=True)
         ]
     )

@@ -164,11 +164,15 @@ def _count(shape: tuple[int, ...], invalid: npt.NDArray[np.bool_] | None, axes: 
     """Return how many values are valid under each cell; 0 or 1, in single bytes, where nothing is reduced."""
     under = tuple(1 if axis in axes else length for axis, length in enumerate(shape))
     dtype = np.dtype(np.int64 if axes else np.uint8)
-    every = np.full(under, math.prod(shape[axis] for axis in axes), dtype)
+    every = math.prod(shape[axis] for axis in axes)
     if invalid is None:
-        return every
+        # One number for all cells: whole fields of counts take longer to write and to add up than some chunks to reduce.
+        return np.broadcast_to(np.array(every, dtype), under)
     if not axes:
         return (~invalid).view(dtype)
-    # Over all axes, count_nonzero is several times faster than a sum.
-    lost = np.count_nonzero(invalid) if len(axes) == len(shape) else np.sum(invalid, axis=axes, dtype=dtype, keepdims=True)
-    return np.subtract(every, lost, out=every)
+    if len(axes) == len(shape):
+        # Several times faster than a sum, as are sums in the type that truth values have.
+        return np.full(under, every - np.count_nonzero(invalid), dtype)
+    few = invalid.view(np.uint8) if every <= np.iinfo(np.uint8).max else invalid
+    lost = np.add.reduce(few, axis=axes, dtype=few.dtype if few is not invalid else dtype, keepdims=True)
+    return np.subtract(every, lost, dtype=dtype)

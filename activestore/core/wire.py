@@ -10,7 +10,7 @@ many tasks have in common (shapes, regions) are tables, `{"of": [each once], "at
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,13 @@ from activestore.core.wire_frames import (
     numbers_bytes,
     partial_to_bytes,
 )
+from activestore.core.wire_groups import condition_to_json, grouped_axes, runs_to_json
 from activestore.core.wire_json import LONGEST_NAME
 from activestore.core.wire_tasks import MOST_PIECES, MOST_POINTS, tasks_from_json
 from activestore.errors import BackendRefusedError, WireError
 
 __all__ = [
+    "FEATURES",
     "POSITIONED",
     "answer_bytes",
     "failure_to_bytes",
@@ -44,8 +46,15 @@ __all__ = [
 ]
 
 
-def obstacle(task: ChunkTask) -> str | None:
-    """Return why a task cannot travel, None if it can."""
+FEATURES = ("conditions", "groups", "packing.dtype")
+"""What tasks may have that the first release of the extension did not know."""
+
+
+def obstacle(task: ChunkTask, features: Collection[str] = FEATURES) -> str | None:
+    """Return why a task cannot travel to where `features` are known, None if it can."""
+    packing = task.template.packing
+    if packing is not None and packing.dtype is not None and "packing.dtype" not in features:
+        return "unpacking in a type of its own"
     for component in task.template.components:
         if not is_known(component):
             return f"the component {component.name!r}, which is the user's own"
@@ -80,7 +89,9 @@ def tasks_to_json(tasks: Sequence[ChunkTask]) -> dict[str, object]:
             raise BackendRefusedError(f"{task.describe()}: cannot be sent elsewhere: {reason}", reason=reason)
         if task.template is not template and task.template != template:
             raise WireError("tasks that are sent together belong to one run")
-    return _shared(template) | {"tasks": _columns(tasks, template)}
+    grouped = grouped_axes(tasks)
+    said = _shared(template) | ({"grouped": grouped} if grouped else {})
+    return said | {"tasks": _columns(tasks, template, grouped)}
 
 
 def _shared(template: TaskTemplate) -> dict[str, object]:
@@ -109,6 +120,8 @@ def _shared(template: TaskTemplate) -> dict[str, object]:
             "offset": _number(packing.offset),
             "offset_dtype": packing.offset_dtype,
         } | ({} if packing.dtype is None else {"dtype": np.dtype(packing.dtype).newbyteorder("<").str})
+    if template.condition is not None:
+        said["condition"] = condition_to_json(template.condition)
     return said
 
 
@@ -119,7 +132,7 @@ def _number(value: float | None) -> float | str | None:
     return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
 
 
-def _columns(tasks: Sequence[ChunkTask], template: TaskTemplate) -> dict[str, object]:
+def _columns(tasks: Sequence[ChunkTask], template: TaskTemplate, grouped: Sequence[int]) -> dict[str, object]:
     """Return what each task has of its own.
 
     Raises:
@@ -144,16 +157,25 @@ def _columns(tasks: Sequence[ChunkTask], template: TaskTemplate) -> dict[str, ob
         said["pieces"] = _column([len(task.pieces or ()) for task in tasks])
     if any(component.name in POSITIONED for component in template.components):
         said["placement"] = [_table([_hashed(task.placement[axis]) for task in tasks], _where) for axis in template.axes]
+    if grouped:
+        said["groups"] = [_table([_runs(task, axis) for task in tasks], runs_to_json) for axis in grouped]
     listed = sum(len(part.at) for task in tasks for part in task.region if isinstance(part, Points))
+    listed += sum(len(grouping.labels) for task in tasks for grouping in task.groups)
     if len(ranges) > MOST_PIECES or (listed > MOST_POINTS and _points(said) > MOST_POINTS):
         raise WireError("too many chunks or listed positions for one request; ask for fewer at a time")
     return said
 
 
 def _points(said: dict[str, Any]) -> int:  # Any: JSON
-    """Return how many listed positions the tables have."""
-    tables = [*said["region"], *said.get("placement", ())]
-    return sum(len(entry["points"]) for table in tables for entry in table["of"] if isinstance(entry, dict))
+    """Return how many listed positions, and runs of groups, the tables have."""
+    tables = [*said["region"], *said.get("placement", ()), *said.get("groups", ())]
+    entries = [entry for table in tables for entry in table["of"] if isinstance(entry, dict)]
+    return sum(len(entry["points"] if "points" in entry else entry["labels"]) for entry in entries)
+
+
+def _runs(task: ChunkTask, axis: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return labels and lengths of the groups along a dimension."""
+    return next((grouping.labels, grouping.lengths) for grouping in task.groups if grouping.axis == axis)
 
 
 def _extent(task: ChunkTask) -> tuple[int, ...] | None:

@@ -9,7 +9,7 @@ import json
 import math
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -50,18 +50,18 @@ class _Layout:
     """What the partial result of a task is made of."""
 
     kept: tuple[int, ...]
-    """The shape of counts and states: reduced dimensions have the length 1."""
+    """The shape of counts and states: reduced dimensions have the length 1, or a place for each group."""
     under: int
-    """How many numbers are reduced to one."""
+    """How many numbers are reduced to one, at most."""
     states: tuple[tuple[str, tuple[np.dtype[Any], ...]], ...]
     """Each component's name, and the types of its arrays."""
     numbers: int
     """Bytes of the arrays, at most."""
 
 
-def _layout(template: TaskTemplate, lengths: tuple[int, ...]) -> _Layout:
-    """Return the layout of the partial result of a wanted part of these lengths."""
-    kept = tuple(1 if axis in template.axes else n for axis, n in enumerate(lengths))
+def _layout(template: TaskTemplate, lengths: tuple[int, ...], groups: Mapping[int, int]) -> _Layout:
+    """Return the layout of the partial result of a wanted part of these lengths, and so many groups along dimensions."""
+    kept = tuple(groups.get(axis, 1) if axis in template.axes else n for axis, n in enumerate(lengths))
     under = math.prod(lengths[axis] for axis in template.axes)
     states = _states(template.dtype, template.packing, template.accumulator, template.components)
     width = sum(kind.itemsize for _, found in states for kind in found) + _count_dtype(under).itemsize
@@ -106,12 +106,12 @@ def numbers_bytes(task: ChunkTask) -> int:
         >>> [numbers_bytes(task) for task in Active("docs/tas.nc", "tas").plan("mean", axis="time").tasks()]
         [5832, 5832]
     """
-    return numbers_of_part(task.template, region_shape(task.region))
+    return numbers_of_part(task.template, region_shape(task.region), task.group_counts)
 
 
-def numbers_of_part(template: TaskTemplate, lengths: tuple[int, ...]) -> int:
-    """Return the same for a wanted part of these lengths."""
-    return _layout(template, lengths).numbers
+def numbers_of_part(template: TaskTemplate, lengths: tuple[int, ...], groups: Mapping[int, int]) -> int:
+    """Return the same for a wanted part of these lengths, and so many groups along dimensions."""
+    return _layout(template, lengths, groups).numbers
 
 
 def answer_bytes(task: ChunkTask) -> int:
@@ -188,7 +188,7 @@ def frames_from_bytes(body: bytes, tasks: Sequence[ChunkTask]) -> list[ChunkPart
     """
     found: list[ChunkPartial | BackendError] = []
     # Most headers differ in their sequence only: the rest of each is read once.
-    forms: dict[tuple[bytes, tuple[int, ...]], _Form] = {}
+    forms: dict[tuple[bytes, tuple[int, ...], tuple[int, ...]], _Form] = {}
     at = 0
     for task in tasks:
         if at + _LENGTHS.size > len(body):
@@ -200,7 +200,8 @@ def frames_from_bytes(body: bytes, tasks: Sequence[ChunkTask]) -> list[ChunkPart
             raise WireError(f"the answer ends in the middle of task {task.sequence}")
         if not body.startswith(beginning, begin):
             raise WireError(f"the answer has something else where task {task.sequence} belongs")
-        key = body[begin + len(beginning) : start], region_shape(task.region)
+        groups = task.group_counts
+        key = body[begin + len(beginning) : start], region_shape(task.region), tuple(groups.values())
         form = forms.get(key)
         if form is None:
             header = _json(key[0], task)
@@ -208,7 +209,7 @@ def frames_from_bytes(body: bytes, tasks: Sequence[ChunkTask]) -> list[ChunkPart
                 found.append(_failure(header["error"], task))
                 at = start
                 continue
-            form = forms[key] = _form(header, _layout(task.template, key[1]), task)
+            form = forms[key] = _form(header, _layout(task.template, key[1], groups), task)
         found.append(_partial(body, start, of_arrays, form, task, of_header))
         at = start + of_arrays
     if at != len(body):

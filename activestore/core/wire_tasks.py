@@ -11,30 +11,21 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from activestore.core.codecs import Codec, decoder_names, hdf5_codec
-from activestore.core.missing import Missing
-from activestore.core.packing import Packing, unpacked_dtype
-from activestore.core.reductions import COMPONENTS
 from activestore.core.selection import Points, Region, Slice
-from activestore.core.task import ChunkTask, Placement, TaskTemplate
+from activestore.core.task import ChunkTask, Grouping, Placement, TaskTemplate
 from activestore.core.wire_frames import POSITIONED, numbers_of_part
-from activestore.core.wire_json import LARGEST, items, mapping, one_of, refuse, shown, text, whole, wholes
-from activestore.errors import WireError
+from activestore.core.wire_groups import Runs, runs_from_json
+from activestore.core.wire_json import LARGEST, items, mapping, one_of, refuse, whole, wholes
+from activestore.core.wire_template import template_from_json
 
-__all__ = ["DTYPES", "MOST_PIECES", "MOST_POINTS", "tasks_from_json"]
+__all__ = ["MOST_PIECES", "MOST_POINTS", "tasks_from_json"]
 
-DTYPES = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
-"""NumPy types of the numbers that can be reduced, without byte order."""
 MOST_POINTS = 1 << 20
 """Listed positions that one request may have."""
 MOST_PIECES = 1 << 18
 """Stored chunks that one request may name."""
-_MOST_DIMS = 32
-_MOST_MISSING = 256
 _MOST_FILTERS = 32
 _MOST_VALUES = 64
-_FLOATS = ("<f2", "<f4", "<f8")
-"""Types in which values may be computed."""
-_SHARED = frozenset({"variable", "dtype", "skipna", "axes", "components", "accumulator", "fill", "selected", "tasks"})
 _OWN = frozenset({"sequence", "chunk", "shape", "gap", "size", "codecs", "region"})
 
 _Item = TypeVar("_Item")
@@ -52,19 +43,17 @@ def tasks_from_json(given: object, *, largest_chunk: int, most_tasks: int, uri: 
     Raises:
         WireError: Anything is not what it must be; the message says what.
     """
-    shared = mapping(given, "the tasks", needs=_SHARED, may={"missing", "packing"})
-    template = _template(shared, uri)
-    own = mapping(shared["tasks"], "tasks", needs=_OWN, may={"extent", "pieces", "placement"})
-    positioned = any(component.name in POSITIONED for component in template.components)
-    if positioned != ("placement" in own):
+    template, grouped, rest = template_from_json(given, uri)
+    own = mapping(rest, "tasks", needs=_OWN, may={"extent", "pieces", "placement", "groups"})
+    if any(component.name in POSITIONED for component in template.components) != ("placement" in own):
         refuse("placement", "is there where a component needs positions, and only there")
     sequence = _sequence(own["sequence"], most_tasks)
-    columns = _Columns(own, template, len(sequence)).all()
+    columns = _Columns(own, template, grouped, len(sequence)).all()
     forms: dict[tuple[Any, ...], _Form] = {}  # Any: parts of tasks
     tasks = []
-    for number, (chunk, shape, extent, ranges, codecs, parts, where) in zip(sequence, zip(*columns, strict=True), strict=True):
-        key = shape, extent, len(ranges.pieces or ()), parts, where
-        form = forms.get(key) or forms.setdefault(key, _form(template, *key, largest_chunk))
+    for number, (chunk, shape, extent, ranges, codecs, *parts) in zip(sequence, zip(*columns, strict=True), strict=True):
+        key = shape, extent, len(ranges.pieces or ()), *parts
+        form = forms.get(key) or forms.setdefault(key, _form(template, *key, largest=largest_chunk))
         size = sum(size for _, size in ranges.of)
         if size > largest_chunk:
             refuse("a chunk", f"has {size} bytes as stored; {largest_chunk} are allowed")
@@ -85,113 +74,10 @@ def tasks_from_json(given: object, *, largest_chunk: int, most_tasks: int, uri: 
                 region=form.region,
                 placement=form.placement,
                 first=False,
+                groups=form.groups,
             )
         )
     return tasks
-
-
-def _dtype(given: object, name: str, orders: str = "<>") -> np.dtype[Any]:
-    return np.dtype(
-        one_of(given, name, tuple(f"{'|' if kind[1] == '1' else order}{kind}" for order in orders for kind in DTYPES))
-    )
-
-
-def _template(given: dict[str, Any], uri: str) -> TaskTemplate:
-    dtype = _dtype(given["dtype"], "dtype")
-    selected = wholes(given["selected"], "selected", longest=_MOST_DIMS, least=1)
-    axes = wholes(given["axes"], "axes", longest=len(selected), most=len(selected) - 1)
-    if any(a >= b for a, b in itertools.pairwise(axes)):
-        refuse("axes", "are not in ascending order")
-    if math.prod(selected) > LARGEST:
-        refuse("selected", "has more numbers than can be counted")
-    names = [
-        one_of(name, "a component", tuple(COMPONENTS))
-        for name in items(given["components"], "components", most=len(COMPONENTS))
-    ]
-    if len(set(names)) < len(names):
-        refuse("components", "has one twice")
-    if "values" in names and axes:
-        refuse("components", "has 'values', of which nothing is reduced")
-    if type(given["skipna"]) is not bool:
-        refuse("skipna", f"is {shown(given['skipna'])}; it must be true or false")
-    packing = None if "packing" not in given else _packing(given["packing"])
-    return TaskTemplate(
-        uri=uri,
-        variable=text(given["variable"], "variable"),
-        dtype=dtype.str,
-        missing=Missing() if "missing" not in given else _missing(given["missing"], dtype),
-        skipna=given["skipna"],
-        packing=packing,
-        axes=axes,
-        components=tuple(COMPONENTS[name] for name in names),
-        accumulator=_accumulator(given["accumulator"], dtype, packing),
-        fill=_fill(given["fill"], dtype),
-        selected=selected,
-    )
-
-
-def _fill(given: object, dtype: np.dtype[Any]) -> bytes:
-    digits = text(given, "fill")
-    try:
-        fill = bytes.fromhex(digits)
-    except ValueError as error:
-        raise WireError("fill is not hexadecimal") from error
-    if len(fill) != dtype.itemsize:
-        refuse("fill", f"has {len(fill)} bytes where the type has {dtype.itemsize}")
-    return fill
-
-
-def _accumulator(given: object, dtype: np.dtype[Any], packing: Packing | None) -> str:
-    with np.errstate(all="ignore"):
-        kind = unpacked_dtype(dtype, packing).kind
-    return one_of(given, "accumulator", ("f8",) if kind == "f" else ("f8", f"{kind}8"))
-
-
-def _number(given: object, name: str, dtype: np.dtype[Any]) -> float:
-    """Return a number that `dtype` holds exactly; text stands for what JSON has no numbers for."""
-    known = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        if type(given) is int and limits.min <= given <= limits.max:
-            return given
-    elif isinstance(given, str) and given in known:
-        return known[given]
-    elif type(given) is float and math.isfinite(given):
-        with np.errstate(all="ignore"):
-            held = float(dtype.type(given))
-        if held == given:
-            return given
-    raise WireError(f"{name} is {shown(given)}, which the type {dtype.str!r} does not have")
-
-
-def _missing(given: object, dtype: np.dtype[Any]) -> Missing:
-    fields = mapping(given, "missing", needs=frozenset({"values", "valid_min", "valid_max"}), may=set())
-    values = items(fields["values"], "missing.values", most=_MOST_MISSING)
-    limits = (
-        None if fields[name] is None else _number(fields[name], f"missing.{name}", dtype) for name in ("valid_min", "valid_max")
-    )
-    return Missing(tuple(_number(value, "a missing value", dtype) for value in values), *limits)
-
-
-def _packing(given: object) -> Packing:
-    fields = mapping(given, "packing", needs=frozenset({"scale", "scale_dtype", "offset", "offset_dtype"}), may={"dtype"})
-    found: list[Any] = []  # Any: numbers and names of types
-    for name in ("scale", "offset"):
-        dtype = _dtype(fields[f"{name}_dtype"], f"packing.{name}_dtype", "<")
-        found += [_factor(fields[name], f"packing.{name}", dtype), dtype.str]
-    found.append(None if "dtype" not in fields else one_of(fields["dtype"], "packing.dtype", _FLOATS))
-    return Packing(*found)
-
-
-def _factor(given: object, name: str, dtype: np.dtype[Any]) -> float | None:
-    """Return a scale or an offset, which is a float even where the attribute was an integer."""
-    if given is None:
-        return None
-    if dtype.kind == "f":
-        return _number(given, name, dtype)
-    if type(given) is not float or not given.is_integer() or not np.iinfo(dtype).min <= given <= np.iinfo(dtype).max:
-        refuse(name, f"is {shown(given)}, which the type {dtype.str!r} does not have")
-    return given
 
 
 def _sequence(given: object, most: int) -> list[int]:
@@ -245,12 +131,13 @@ class _Columns:
 
     given: dict[str, Any]  # Any: JSON
     template: TaskTemplate
+    grouped: tuple[int, ...]
     count: int
     points: int = 0
-    """Listed positions so far."""
+    """Listed positions, and runs of groups, so far."""
 
     def all(self) -> list[list[Any]]:  # Any: parts of tasks
-        """Return the columns: chunk, shape, extent, ranges, codecs, region, placement."""
+        """Return the columns: chunk, shape, extent, ranges, codecs, region, placement, groups."""
         given, dims = self.given, len(self.template.selected)
         chunk = [self._column(one, "chunk") for one in items(given["chunk"], "chunk", least=dims, most=dims)]
         regions = [self._table(one, "region", self._part) for one in items(given["region"], "region", least=dims, most=dims)]
@@ -263,6 +150,7 @@ class _Columns:
             self._table(given["codecs"], "codecs", _pipeline),
             list(zip(*regions, strict=True)) if dims else [()] * self.count,
             self._placements(),
+            self._groups(),
         ]
 
     def _column(self, given: object, name: str, *, count: int | None = None, least: int = 0, most: int = LARGEST) -> list[int]:
@@ -336,6 +224,20 @@ class _Columns:
         where = slice(start, stop, step)
         return _Where(axis, where, len(range(*where.indices(length))))
 
+    def _groups(self) -> list[tuple[Runs, ...]]:
+        """Return how the wanted parts fall into groups along the dimensions that have some."""
+        given = items(self.given.get("groups", []), "groups", least=len(self.grouped), most=len(self.grouped))
+        tables = [
+            self._table(one, "groups", lambda entry, axis=axis: self._runs(entry, axis))  # type: ignore[misc]
+            for one, axis in zip(given, self.grouped, strict=True)
+        ]
+        return list(zip(*tables, strict=True)) if tables else [()] * self.count
+
+    def _runs(self, given: object, axis: int) -> Runs:
+        runs = runs_from_json(given, axis, most=MOST_POINTS - self.points)
+        self.points += len(runs.grouping.labels)
+        return runs
+
 
 def _pipeline(given: object) -> tuple[Codec, ...]:
     found = []
@@ -356,6 +258,7 @@ class _Form:
 
     region: Region
     placement: Placement
+    groups: tuple[Grouping, ...]
 
 
 def _form(
@@ -365,17 +268,20 @@ def _form(
     pieces: int,
     parts: tuple[_Part, ...],
     where: tuple[_Where, ...],
+    runs: tuple[Runs, ...],
+    *,
     largest: int,
 ) -> _Form:
-    """Return region and placement of tasks of this form.
+    """Return region, placement and groups of tasks of this form.
 
     Raises:
         WireError: Its parts do not fit each other, or are too large.
     """
     itemsize = np.dtype(template.dtype).itemsize
     lengths = tuple(part.length for part in parts)
+    counts = {one.grouping.axis: one.count for one in runs}
     # Listed positions may repeat: what is wanted of a chunk may be larger than the chunk.
-    nbytes = max(math.prod(shape) * itemsize, math.prod(lengths) * itemsize, numbers_of_part(template, lengths))
+    nbytes = max(math.prod(shape) * itemsize, math.prod(lengths) * itemsize, numbers_of_part(template, lengths, counts))
     if nbytes > largest:
         refuse("a task", f"has {nbytes} bytes to decode, select or answer; {largest} are allowed")
     if pieces and (not shape or shape[0] % pieces):
@@ -386,9 +292,12 @@ def _form(
         refuse("extent", "is larger than its chunk")
     if any(n > most for n, most in zip(lengths, template.selected, strict=True)):
         refuse("a region", "is larger than the selection")
+    for one in runs:
+        if one.length != lengths[one.grouping.axis]:
+            refuse("groups", f"have {one.length} positions for {lengths[one.grouping.axis]}")
     placement: list[slice | tuple[int, ...]] = [slice(0, n, 1) for n in lengths]
-    for one in where:
-        if one.length != lengths[one.axis]:
-            refuse("placement", f"has {one.length} positions for {lengths[one.axis]}")
-        placement[one.axis] = one.positions
-    return _Form(tuple(part.inside for part in parts), tuple(placement))
+    for place in where:
+        if place.length != lengths[place.axis]:
+            refuse("placement", f"has {place.length} positions for {lengths[place.axis]}")
+        placement[place.axis] = place.positions
+    return _Form(tuple(part.inside for part in parts), tuple(placement), tuple(one.grouping for one in runs))

@@ -132,7 +132,7 @@ def _costs(tasks: Sequence[ChunkTask]) -> list[_Cost]:
     known: dict[tuple[object, ...], _Cost] = {}
     found = []
     for task in tasks:
-        form = (task.shape, task.region)
+        form = (task.shape, task.region, tuple(task.group_counts.items()))
         cost = known.get(form)
         if cost is None:
             cost = known[form] = _cost(task)
@@ -149,7 +149,10 @@ def _cost(task: ChunkTask) -> _Cost:
     cells, frame = math.prod(region_shape(task.region)), answer_bytes(task)
     # Decoding holds a chunk twice; of the wanted numbers there is a copy while they are unpacked, and then deviations in
     # double precision, or positions, of which there are two.
-    working = 2 * task.nbytes + cells * (2 * width + 16) + frame
+    # Of groups that lie apart there is a copy of what belongs together, and the positions of each; conditions are masks.
+    apart = cells * (width + 1) + sum(64 * sum(grouping.lengths) for grouping in task.groups)
+    working = 2 * task.nbytes + cells * (2 * width + 16 + 2 * (task.template.condition is not None)) + frame
+    working += apart if task.groups else 0
     return _Cost(max(task.nbytes, cells * dtype.itemsize, frame), numbers_bytes(task), frame, working)
 
 

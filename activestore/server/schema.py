@@ -6,7 +6,8 @@ from typing import Any
 
 from activestore.core.codecs import decoder_names
 from activestore.core.reductions import COMPONENTS
-from activestore.core.wire_tasks import DTYPES
+from activestore.core.wire import FEATURES
+from activestore.core.wire_template import DTYPES
 from activestore.server.request import DTYPES as PLAIN_DTYPES
 from activestore.server.request import OPERATIONS
 from activestore.server.settings import ServerSettings
@@ -45,5 +46,6 @@ def schema(settings: ServerSettings, *, version: str, interface_types: tuple[str
             "codecs": decoders,
             "interface_types": list(interface_types),
             "most_tasks": settings.most_tasks,
+            "features": list(FEATURES),
         },
     }

@@ -16,8 +16,8 @@ from activestore.backends.posix import PosixBackend
 from activestore.core.codecs import decoder_names
 from activestore.core.reductions import COMPONENTS
 from activestore.core.task import ChunkTask
-from activestore.core.wire import failure_to_bytes, partial_to_bytes, tasks_from_json
-from activestore.core.wire_tasks import DTYPES
+from activestore.core.wire import FEATURES, failure_to_bytes, partial_to_bytes, tasks_from_json
+from activestore.core.wire_template import DTYPES
 from activestore.errors import CorruptChunkError, SumOverflowError, UnsupportedError, WireError
 from activestore.source import LocalSource
 
@@ -37,6 +37,7 @@ def schema(**changes: Any) -> dict[str, Any]:
         "codecs": [name for name, here in decoder_names().items() if here],
         "interface_types": ["s3", "http", "https", "file"],
         "most_tasks": 4096,
+        "features": list(FEATURES),
     }
     limits = {"request_bytes": 8 << 20, "chunk_bytes": LARGEST, "workers": 2}
     return {

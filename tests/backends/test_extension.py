@@ -1,5 +1,6 @@
 """The client of a server of this package against a stand-in: the same bits as here, whatever goes wrong on the way."""
 
+import dataclasses
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from activestore.backends.reductionist.discovery import Extension, extension_of
 from activestore.backends.reductionist.extension import ExtensionBackend, open_backend
 from activestore.backends.reductionist.options import ServerOptions, without_token
 from activestore.core.backend import BackendOptions, BatchBackend, InterruptibleBackend, SelectiveBackend
+from activestore.core.packing import Packing
 from activestore.core.reductions import REDUCTIONS, Reduction
 from activestore.core.task import ChunkPartial
 from activestore.core.wire import failure_to_bytes
@@ -46,6 +48,7 @@ from activestore.testing.conformance import BackendTests
 from tests import generated
 from tests.backends.extension_stand_in import REDUCE, SCHEMA, ExtensionStandIn, error, schema
 from tests.backends.test_reductionist import Placed, v2
+from tests.core.test_groups import by_of, groupings
 from tests.expected import requests
 from tests.generated import NAME, Recipe, recipes
 
@@ -113,6 +116,49 @@ class TestTheSameBits:
         assert bits(found.count) == bits(right.count)
         assert set(found.report.where) <= {"reductionist", "fill value"}
 
+    @pytest.mark.parametrize("variable", ["x", "packed", "holes", "many"])
+    @pytest.mark.parametrize("labels", [np.arange(24) // 4, np.arange(24) % 5, np.arange(24) * 7 % 4 - 1])
+    def test_groups_and_conditions(self, variable: str, labels: Any, path: Path, server: ExtensionStandIn) -> None:
+        here, there_ = Active(path, variable)[-24:], there(path, variable, server)[-24:]
+        names = tuple(name for name in EVERY if not name.startswith("arg"))
+        for options in ({"by": {0: labels}}, {"where": "> 275 and != 280"}, {"by": {0: labels}, "where": "> 275.5"}):
+            found, right = there_.run(names, 0, **options), here.run(names, 0, **options)
+            assert bits(found.values) == bits(right.values)
+            assert bits(found.count) == bits(right.count)
+            assert set(found.report.where) <= {"reductionist", "fill value"}
+
+    def test_an_older_server_is_not_asked_for_what_it_does_not_know(self, path: Path, server: ExtensionStandIn) -> None:
+        del server.says["extension"]["features"]
+        here, away = Active(path, "x"), there(path, "x", server)
+        halves = np.arange(24) // 3
+        with pytest.warns(FallbackWarning, match="several groups in a chunk"):
+            assert bits(away.reduce("mean", 0, by={0: halves})) == bits(here.reduce("mean", 0, by={0: halves}))
+        with pytest.warns(FallbackWarning, match="a condition on the values"):
+            assert bits(away.reduce("mean", 0, where="> 280")) == bits(here.reduce("mean", 0, where="> 280"))
+        assert server.batches == []
+        # One group in a chunk is a reduction like any other.
+        quarters = np.arange(24) // 6
+        found = away.run("mean", 0, by={0: quarters})
+        assert bits(found.values) == bits(here.run("mean", 0, by={0: quarters}).values)
+        assert found.report.where == {"reductionist": 16}
+        assert all("grouped" not in batch["tasks"] for batch in server.batches)
+
+    def test_an_older_server_does_not_unpack_in_a_type(self, path: Path, server: ExtensionStandIn) -> None:
+        def typed(active: Active) -> Active:
+            packing = Packing(0.5, "<f4", None, "<f8", "<f4")
+            active._variable = dataclasses.replace(active.variable, packing=packing)
+            return active
+
+        here, away = typed(Active(path, "packed")), typed(there(path, "packed", server))
+        right = bits(here.reduce("min", 0))
+        found = away.run("min", 0)
+        assert bits(found.value) == right
+        assert found.report.where == {"reductionist": 16}
+        server.says["extension"]["features"] = ["groups"]
+        reductionist_client._PROBED.clear()
+        with pytest.warns(FallbackWarning, match="unpacking in a type of its own"):
+            assert bits(typed(there(path, "packed", server)).reduce("min", 0)) == right
+
     @settings(max_examples=MANY)
     @given(recipe=recipes(), data=st.data())
     def test_of_generated_files(self, recipe: Recipe, data: st.DataObject) -> None:
@@ -126,6 +172,9 @@ class TestTheSameBits:
                 here, away = here[key], away[key]
             for name in data.draw(st.lists(st.sampled_from(EVERY), min_size=1, max_size=4, unique=True)):
                 options = {"keepdims": request.keepdims, "skipna": request.skipna}
+                options["where"] = data.draw(st.sampled_from([None, None, "> 0", "<= 2.5 and != 1"]))
+                if not name.startswith("arg") and data.draw(st.booleans()):
+                    options["by"] = by_of(data.draw(groupings(here.shape, request.axes)), here)
                 try:
                     right = here.run(name, request.axis, **options)
                 except SumOverflowError:

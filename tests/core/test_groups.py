@@ -90,7 +90,7 @@ def test_every_group_is_reduced_as_if_it_were_alone(recipe: Recipe, data: st.Dat
         large = data.draw(st.sampled_from([1, 3, 1 << 14]))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(grouped, "_LARGE", large)
-            grouped._runs.cache_clear()
+            grouped._found_runs.cache_clear()
             for name in GROUPABLE:
                 chosen = part if data.draw(st.booleans()) else part.with_options(backend=one_by_one)
                 options = {"keepdims": request.keepdims, "skipna": request.skipna, "by": by_of(by, part)}
@@ -104,4 +104,4 @@ def test_every_group_is_reduced_as_if_it_were_alone(recipe: Recipe, data: st.Dat
                 if name == "count":
                     assert np.array_equal(found.count, found.value)
         one_by_one.close()
-        grouped._runs.cache_clear()
+        grouped._found_runs.cache_clear()

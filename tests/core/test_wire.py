@@ -22,12 +22,13 @@ from hypothesis import strategies as st
 from activestore import Active
 from activestore.backends.posix import PosixBackend
 from activestore.core.codecs import Codec
+from activestore.core.conditions import Condition
 from activestore.core.kernel import fill_chunk, reduce_values
 from activestore.core.missing import Missing
 from activestore.core.packing import Packing
 from activestore.core.reductions import COMPONENTS, REDUCTIONS, Reduction
 from activestore.core.selection import Points, Slice
-from activestore.core.task import ChunkPartial, ChunkTask, Component, TaskTemplate
+from activestore.core.task import ChunkPartial, ChunkTask, Component, Grouping, TaskTemplate
 from activestore.core.wire import (
     answer_bytes,
     failure_to_bytes,
@@ -41,6 +42,7 @@ from activestore.core.wire import (
 from activestore.errors import ActivestoreError, BackendError, BackendRefusedError, WireError
 from activestore.source import open_source
 from tests import generated
+from tests.core.test_groups import by_of, groupings
 from tests.expected import requests
 from tests.generated import NAME, Recipe, recipes
 
@@ -100,7 +102,10 @@ def test_what_has_travelled_gives_the_same_to_the_last_bit(recipe: Recipe, data:
         names = tuple(data.draw(st.lists(st.sampled_from([*REDUCTIONS, "read"]), min_size=1, max_size=3, unique=True)))
         axes = () if "read" in names else request.axis
         reductions = tuple(READ_OR[name] for name in names)
-        plan = active.plan(reductions, axes, skipna=request.skipna)
+        by, where = {}, data.draw(st.sampled_from([None, None, "> 0", "!= 3 and < 100.5"]))
+        if not {"read", "argmin", "argmax"} & set(names) and data.draw(st.booleans()):
+            by = data.draw(groupings(active.shape, request.axes))
+        plan = active.plan(reductions, axes, skipna=request.skipna, by=by_of(by, active), where=where)
         tasks = [task for task in plan.tasks(joined=data.draw(st.sampled_from([0, 1 << 14]))) if obstacle(task) is None]
         if not tasks:
             return
@@ -439,7 +444,26 @@ FLOATS = template(
 TYPED = template(
     packing=Packing(None, "<f8", 2.5, "<f4", "<f4"), accumulator="f8", components=(COMPONENTS["min"], COMPONENTS["argmin"])
 )
+GROUPED = template(
+    dtype="<f4",
+    missing=Missing(),
+    accumulator="f8",
+    fill=bytes(4),
+    components=(COMPONENTS["sum"], COMPONENTS["moments"], COMPONENTS["min"]),
+    condition=Condition(((">", -1.5), ("<=", 2**64), ("<", math.inf))),
+)
+
+
+def tasks_with_groups() -> list[ChunkTask]:
+    """The same tasks with groups along both dimensions; one of them has a single group along the second."""
+    first, second = tasks_of(GROUPED)
+    rows = Grouping(0, (1, 0), (1, 1), slice(3, 5)), Grouping(0, (0,), (2,), slice(4, 5))
+    columns = Grouping(1, (0, 1, 0), (1, 1, 1), (1, 7)), Grouping(1, (0, 1), (1, 2), (0, 7))
+    return [dataclasses.replace(first, groups=(rows[0], columns[0])), dataclasses.replace(second, groups=(rows[1], columns[1]))]
+
+
 SAMPLES = [json.loads(json.dumps(tasks_to_json(tasks_of(shared)))) for shared in (EVERY, FLOATS, TYPED)]
+SAMPLES.append(json.loads(json.dumps(tasks_to_json(tasks_with_groups()))))
 
 
 @pytest.mark.parametrize("shared", [EVERY, FLOATS, TYPED])
@@ -452,6 +476,96 @@ def test_everything_that_a_task_can_have(shared: TaskTemplate) -> None:
         assert dataclasses.replace(task, template=other.template, placement=where) == other
         partial = reduce_values(fill_chunk(task), task)
         assert same(partial, framed(reduce_values(fill_chunk(other), other), task))
+
+
+def test_groups_and_conditions() -> None:
+    tasks = tasks_with_groups()
+    said = tasks_to_json(tasks)
+    assert said["grouped"] == [0, 1]
+    assert said["condition"] == [[">", -1.5], ["<=", 2**64], ["<", "Infinity"]]
+    for task, other in zip(tasks, travelled(tasks), strict=True):
+        assert other.template.condition == task.template.condition
+        for here, there in zip(task.groups, other.groups, strict=True):
+            assert dataclasses.replace(here, at=there.at) == there
+            assert there.at == slice(0, here.count)
+        values = np.arange(6, dtype="f4").reshape(2, 3)
+        partial = reduce_values(values.copy(), task)
+        assert partial.count.shape == tuple(task.group_counts.values())
+        assert same(partial, framed(reduce_values(values.copy(), other), task))
+
+
+def test_one_group_alone_is_not_told() -> None:
+    # So that a server which knows no groups can do the task.
+    (task,) = tasks_of(GROUPED)[1:]
+    task = dataclasses.replace(task, groups=(Grouping(0, (0,), (2,), slice(4, 5)),))
+    said = tasks_to_json([task])
+    assert "grouped" not in said
+    assert travelled([task])[0].groups == ()
+    values = np.arange(6, dtype="f4").reshape(2, 3)
+    assert same(reduce_values(values.copy(), task), reduce_values(values.copy(), travelled([task])[0]))
+
+
+def test_too_many_runs_for_one_request() -> None:
+    (task,) = tasks_of(GROUPED)[1:]
+    labels = (0, 1) * (1 << 19) + (0,)
+    groups = (Grouping(0, labels, (1,) * len(labels), slice(0, 2)),)
+    with pytest.raises(WireError, match="fewer at a time"):
+        tasks_to_json([dataclasses.replace(task, groups=groups)])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("grouped", [1, 0], "ascending"),
+        ("grouped", [0, 2], "grouped"),
+        ("grouped", [0], "groups"),
+        ("grouped", [], "groups"),
+        ("grouped", 0, "grouped"),
+        ("axes", [0], "not reduced"),
+        ("components", ["argmin"], "groups have none of"),
+        ("tasks.groups", [], "groups"),
+        ("tasks.groups", {"of": []}, "groups"),
+        ("tasks.groups.0.of", [], "groups"),
+        ("tasks.groups.0.at", [0, 5], "groups.at"),
+        ("tasks.groups.0.of.0", [0, 1], "groups"),
+        ("tasks.groups.0.of.0.labels", [], "no labels"),
+        ("tasks.groups.0.of.0.labels", [0, 2], "no positions"),
+        ("tasks.groups.0.of.0.labels", [1, 1], "no positions"),
+        ("tasks.groups.0.of.0.labels", [-1, 0], "labels"),
+        ("tasks.groups.0.of.0.labels", [0, True], "labels"),
+        ("tasks.groups.0.of.0.labels", [0, 2**62], "no positions"),
+        ("tasks.groups.0.of.0.labels", [0, 1, 0], "positions for 2"),
+        ("tasks.groups.0.of.0.lengths", [1], "1 lengths for 2"),
+        ("tasks.groups.0.of.0.lengths", [1, 0], "lengths"),
+        ("tasks.groups.0.of.0.lengths", 2, "positions for 2"),
+        ("tasks.groups.0.of.0.lengths", 2**62, "positions for 2"),
+        ("tasks.groups.0.of.0.lengths", "1", "lengths"),
+        ("tasks.groups.0.of.0.more", 1, "more"),
+        ("condition", [], "condition"),
+        ("condition", "> 3", "condition"),
+        ("condition", [[">", 0]] * 17, "condition"),
+        ("condition", [[">"]], "term"),
+        ("condition", [["=>", 1]], "operator"),
+        ("condition", [[">", None]], "number"),
+        ("condition", [[">", True]], "number"),
+        ("condition", [[">", "NaN"]], "number"),
+        ("condition", [[">", math.nan]], "number"),
+        ("condition", [[">", 2**65]], "number"),
+        ("condition", [[">", [1]]], "number"),
+    ],
+)
+def test_odd_groups_and_conditions_are_told(path: str, value: Any, told: str) -> None:
+    said = SAMPLES[-1]
+    assert len(tasks_from_json(said, largest_chunk=LARGEST, most_tasks=64)) == 2
+    with pytest.raises(WireError, match=told):
+        tasks_from_json(changed(said, path, value), largest_chunk=LARGEST, most_tasks=64)
+
+
+def test_groups_of_components_that_have_none() -> None:
+    said = changed(SAMPLES[-1], "components", ["argmin"])
+    said["tasks"]["placement"] = [{"of": [[0, 2, 1]]}, {"of": [[0, 3, 1]]}]
+    with pytest.raises(WireError, match="groups have none of"):
+        tasks_from_json(said, largest_chunk=LARGEST, most_tasks=64)
 
 
 def some_frames() -> tuple[list[ChunkTask], list[bytes]]:

@@ -177,9 +177,12 @@ def test_a_login_that_is_none_is_refused(server, folder, login):
 
 
 class TestManyAtOnce:
-    @pytest.fixture
-    def tasks(self, folder):
-        return list(Active(folder / "tas.nc", "tas").plan("std", "time").tasks())
+    @pytest.fixture(params=["all", "groups", "condition"])
+    def tasks(self, folder, request):
+        tas = Active(folder / "tas.nc", "tas")
+        months = np.arange(len(tas.read())) % 5
+        options = {"all": {}, "groups": {"by": {"time": months}}, "condition": {"where": "> 280"}}
+        return list(tas.plan("std", "time", **options[request.param]).tasks())
 
     def ask(self, server, folder, tasks, **source):
         at = {"interface_type": "file", "url": f"file://{folder}/tas.nc"} | source

@@ -363,8 +363,8 @@ def _bases(folder: Path) -> list[dict[str, Any]]:
         file.create_dataset("small", data=np.arange(300, dtype="i8"), chunks=(3,))
         file.create_dataset("plain", data=np.arange(6000, dtype="u4").reshape(60, 100))
 
-    def base(name: str, reductions: Any, axis: Any, key: Any = ..., joined: int = 0) -> dict[str, Any]:
-        found = Active(path, name)[key].plan(reductions, axis).tasks(joined=joined)
+    def base(name: str, reductions: Any, axis: Any, key: Any = ..., joined: int = 0, **options: Any) -> dict[str, Any]:
+        found = Active(path, name)[key].plan(reductions, axis, **options).tasks(joined=joined)
         tasks = [task for task in found if obstacle(task) is None][:MOST_TASKS]
         return json.loads(
             json.dumps({"source": {"interface_type": "file", "url": f"file://{path}"}, "tasks": tasks_to_json(tasks)})
@@ -377,6 +377,8 @@ def _bases(folder: Path) -> list[dict[str, Any]]:
         base("packed", ("mean", "argmin"), 0),
         base("small", ("sum", "max"), None, joined=1 << 14),
         base("plain", ("mean", "ptp"), 1, np.s_[::7, 5:90:3]),
+        base("x", ("mean", "max"), (0, 1), by={0: np.arange(12) // 2, 1: np.arange(10) % 3}, where="> 270 and != 280.5"),
+        base("packed", ("std", "count"), 0, by={0: np.arange(20) * 7 % 5}, where="<= 6"),
     ]
     values = base("x", "sum", ())
     values["tasks"] |= {"components": ["values"]}

@@ -36,6 +36,8 @@ class Extension:
     """Bytes that a chunk may have, stored or decoded, and an answer."""
     request_bytes: int
     """Bytes that a request may have."""
+    features: frozenset[str] = frozenset()
+    """What tasks may have besides; the first releases say nothing of it."""
 
 
 def discover(server: Server) -> tuple[str, Extension | None]:
@@ -89,9 +91,10 @@ def extension_of(schema: str) -> Extension | None:
             workers=_count(limits["workers"]),
             chunk_bytes=_count(limits["chunk_bytes"]),
             request_bytes=_count(limits["request_bytes"]),
+            features=_names(extension.get("features", [])),
         )
     # What comes from outside can be wrong in as many ways as there are types.
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 

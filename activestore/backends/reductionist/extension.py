@@ -115,8 +115,8 @@ class ExtensionBackend:
             components=extension.components,
             dtypes=extension.dtypes,
             codecs=extension.codecs,
-            groups=False,
-            conditions=False,
+            groups="groups" in extension.features,
+            conditions="conditions" in extension.features,
             small_chunk=_SMALL_CHUNK,
             joins=True,
             workers=min(_CONNECTIONS, max(4, 2 * extension.workers)),
@@ -147,7 +147,7 @@ class ExtensionBackend:
             return f"an object that is reached by {origin.interface_type!r}, which the server does not read"
         if max(task.size, task.nbytes) > extension.chunk_bytes:
             return "a chunk larger than the server takes"
-        reason = obstacle(task)
+        reason = obstacle(task, extension.features)
         if reason is not None:
             return reason
         if numbers_bytes(task) > min(extension.chunk_bytes, max(task.size, _SMALL_ANSWER)):
