@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from activestore.accessor.cluster import executor_here
 from activestore.accessor.grouping import Grouping
 from activestore.accessor.methods import Dims, named
 from activestore.accessor.rules import Method, finished
-from activestore.accessor.trace import Traced, trace
+from activestore.accessor.trace import Traced, is_of_dask, trace
 from activestore.core.conditions import parse_condition, unsatisfied
 from activestore.core.groups import Groups
 from activestore.core.reductions import Reduction
@@ -88,7 +89,11 @@ class Query:
     ) -> Answer:
         """Return what the engine finds, `dims` being reduced: near the data, in one pass."""
         traced = self.traced()
-        result = traced.active.run(reductions, self._axes(traced, dims), **self._parts(traced, grouping))
+        cluster = executor_here() if is_of_dask(self.array.variable) else None
+        active = traced.active
+        if cluster is not None:
+            active = active.with_options(executor=cluster.executor, workers=cluster.workers)
+        result = active.run(reductions, self._axes(traced, dims), **self._parts(traced, grouping))
         names = [self.array.dims[traced.axes.index(axis)] for axis in range(self.array.ndim)]
         kept = tuple(name for name in names if name not in dims or name in grouping.labels)
         return Answer(result.values, np.asarray(result.count), self._total(dims, kept, grouping), kept)

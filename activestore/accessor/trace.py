@@ -15,7 +15,7 @@ from activestore.accessor.stored_array import StoredArray
 from activestore.active import Active
 from activestore.errors import UntraceableError
 
-__all__ = ["Traced", "trace"]
+__all__ = ["Traced", "is_of_dask", "trace"]
 
 # xarray's wrappers that leave values as they are; their classes are private, and have moved between modules before.
 _TRANSPARENT = frozenset(
@@ -46,7 +46,31 @@ def trace(variable: xr.Variable) -> Traced:
     """
     # Any: xarray's arrays are private; and `data` would read them.
     array: Any = variable._data
-    return _traced(array, (), variable.shape)
+    return _of_dask(array) if is_of_dask(variable) else _traced(array, (), variable.shape)
+
+
+def is_of_dask(variable: xr.Variable) -> bool:
+    """Return whether a variable is backed by a Dask array."""
+    return hasattr(variable._data, "__dask_graph__")
+
+
+def _of_dask(array: Any) -> Traced:  # Any: a Dask array, whose package is optional
+    """Return where the values of a Dask array come from: parts of files, one after the other along a dimension.
+
+    Raises:
+        UntraceableError: That cannot be told for certain.
+    """
+    from activestore.accessor import dask_graph  # noqa: PLC0415  # needs Dask, which is optional
+
+    found = dask_graph.trace(array)
+    parts = []
+    for piece in found.pieces:
+        whole = _traced(piece.leaf, (), piece.leaf.shape)
+        if whole.axes != tuple(range(len(piece.leaf.shape))):
+            raise UntraceableError("its dimensions were in another order when it was cut into chunks")
+        parts.append(whole.active[piece.key])
+    active = parts[0] if found.dim is None else Active.concatenate(parts, found.dim)
+    return Traced(active, tuple(range(array.ndim)))
 
 
 def _traced(array: Any, outer: tuple[Any, ...], shape: tuple[int, ...]) -> Traced:  # Any: xarray's arrays and functions
