@@ -67,7 +67,6 @@ class _Reader:
     def __init__(self, graph: Mapping[Any, Any], known: Mapping[Any, Any] | None = None) -> None:  # Any: Dask's own types
         self._graph = graph
         self._known = dict(known or {})
-        self._key: Any = None
 
     def array(self, key: object) -> Traced:
         """Return the block of that key."""
@@ -78,14 +77,14 @@ class _Reader:
         if key not in self._known:
             if key not in self._graph:
                 raise UntraceableError("the Dask graph refers to results that were computed before")
-            node, self._key = self._graph[key], key
-            self._known[key] = self._of_node(node) if _kind_of(node) else self._of_tuple(node)
+            node = self._graph[key]
+            self._known[key] = self._of_node(node) if _kind_of(node) else self._of_tuple(node, key)
         return self._known[key]
 
     def _of_node(self, node: Any) -> Any:  # Any: of Dask's private types, or an argument
         match _kind_of(node):
             case "Task":
-                return self._computed(node.func, node.args, node.kwargs, self._of_node)
+                return self._computed(node.func, node.args, node.kwargs, self._of_node, node.key)
             case "TaskRef":
                 return self.value(node.key)
             case "DataNode":
@@ -94,23 +93,25 @@ class _Reader:
                 return self.value(node.target)
         return node
 
-    def _of_tuple(self, node: Any) -> Any:  # Any: a task in the older form, or an argument
+    def _of_tuple(self, node: Any, key: Any = None) -> Any:  # Any: a task in the older form, or an argument
         if isinstance(node, list):
             return [self._of_tuple(one) for one in node]
         if isinstance(node, tuple) and node and callable(node[0]):
-            return self._computed(node[0], node[1:], {}, self._of_tuple)
+            return self._computed(node[0], node[1:], {}, self._of_tuple, key)
         if isinstance(node, (str, tuple)) and _is_key(node, self._graph):
             return self.value(node)
         return node
 
-    def _computed(self, function: Any, args: Any, kwargs: Any, argument: Callable[[Any], Any]) -> Any:  # Any: Dask's own types
+    def _computed(  # Any: Dask's own types
+        self, function: Any, args: Any, kwargs: Any, argument: Callable[[Any], Any], key: Any = None
+    ) -> Any:
         name = (getattr(function, "__module__", ""), getattr(function, "__qualname__", ""))
         if name == _SUBGRAPH:
-            graph, key, inner, *outer = args
-            return _Reader(graph, dict(zip(inner, map(argument, outer), strict=True))).value(key)
+            graph, last, inner, *outer = args
+            return _Reader(graph, dict(zip(inner, map(argument, outer), strict=True))).value(last)
         rule = _RULES.get(name)
         if rule is None:
-            raise UntraceableError(f"the Dask graph computes: {_described(function, self._key)}")
+            raise UntraceableError(f"the Dask graph computes: {_described(function, key)}")
         return rule(*map(argument, args), **{name: argument(one) for name, one in kwargs.items()})
 
 
@@ -132,11 +133,11 @@ def _is_key(node: str | tuple[Any, ...], graph: Mapping[Any, Any]) -> bool:
         return False
 
 
-def _described(function: Any, key: Any) -> str:  # Any: some callable, and the key of the node that calls it
+def _described(function: Any, key: Any) -> str:  # Any: some callable, and the key of the task that calls it
     from dask.utils import funcname, key_split  # noqa: PLC0415  # optional
 
-    called, named = funcname(function), key_split(key)
-    return str(called) if called == named else f"{named} ({called})"
+    called, named = str(funcname(function)), str(key_split(key))
+    return called if key is None or called == named else f"{named} ({called})"
 
 
 def _as_array(value: Any) -> Traced:  # Any: what a node stands for

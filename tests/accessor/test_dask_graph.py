@@ -346,7 +346,7 @@ def test_graphs_of_tuples():
     assert piece.leaf is leaf
     assert piece.key == (slice(1, 5, 1), [7, 0, 1])
     graph["alias", 0, 0] = (operator.add, ("z", 0, 0), 1)
-    with pytest.raises(UntraceableError, match="computes: add"):
+    with pytest.raises(UntraceableError, match="add"):
         trace(da.Array(graph, "alias", ((4,), (3,)), dtype="i4"))
 
 
@@ -354,9 +354,9 @@ def test_long_chains_end_in_an_answer():
     array = lazy(stored(2000), 1000)
     for _ in range(150):
         array = array[1:]
-    try:
-        (piece,) = trace(array).pieces
-    except UntraceableError as error:
-        assert "too many layers" in str(error)
-    else:
-        assert piece.key == (slice(150, 2000, 1),)
+    (piece,) = trace(array).pieces
+    assert piece.key == (slice(150, 2000, 1),)
+    for _ in range(1000):
+        array = array[1:]
+    with pytest.raises(UntraceableError, match="too many layers"):
+        trace(array)
