@@ -98,17 +98,18 @@ class _Reader:
             return [self._of_tuple(one) for one in node]
         if isinstance(node, tuple) and node and callable(node[0]):
             return self._computed(node[0], node[1:], {}, self._of_tuple, key)
-        if isinstance(node, (str, tuple)) and _is_key(node, self._graph):
+        if isinstance(node, (str, tuple)) and (_is_key(node, self._graph) or _is_key(node, self._known)):
             return self.value(node)
         return node
 
     def _computed(  # Any: Dask's own types
         self, function: Any, args: Any, kwargs: Any, argument: Callable[[Any], Any], key: Any = None
     ) -> Any:
-        name = (getattr(function, "__module__", ""), getattr(function, "__qualname__", ""))
-        if name == _SUBGRAPH:
-            graph, last, inner, *outer = args
-            return _Reader(graph, dict(zip(inner, map(argument, outer), strict=True))).value(last)
+        name = (getattr(function, "__module__", ""), getattr(function, "__qualname__", type(function).__qualname__))
+        if name == ("dask.optimization", "SubgraphCallable"):
+            return _Reader(function.dsk, dict(zip(function.inkeys, map(argument, args), strict=True))).value(function.outkey)
+        if name == ("dask._task_spec", "_execute_subgraph"):
+            return _Reader(args[0], dict(zip(args[2], map(argument, args[3:]), strict=True))).value(args[1])
         rule = _RULES.get(name)
         if rule is None:
             raise UntraceableError(f"the Dask graph computes: {_described(function, key)}")
@@ -179,7 +180,6 @@ def _contained(*args: Any, constructor: Callable[[Any], Any]) -> Any:  # Any: wh
     return constructor(args)
 
 
-_SUBGRAPH = ("dask._task_spec", "_execute_subgraph")
 _RULES: dict[tuple[str, str], Callable[..., Any]] = {
     ("dask.array.core", "getter"): _gotten,
     ("dask.array.core", "getter_nofancy"): _gotten,
