@@ -38,6 +38,8 @@ LOCAL = "posix"
 _BATCH_TASKS = 64
 _LARGEST_KEPT = 31 << 20
 """Just under the 32 MiB up to which glibc raises its threshold."""
+_LEAST_SENT = 1 << 20
+"""Decoded bytes of a batch that goes to an executor, which may have to send it far: the way must be worth it."""
 _WINDOW = 3
 """Batches under way for each worker: one at work, the others ready."""
 
@@ -160,7 +162,7 @@ def run(
         _keep_freed_memory()
         workers = workers or turns.of(0).backend.capabilities.workers or default_workers()
         tally = _Tally(aggregator, turns, progress)
-        work = _work(plan, turns)
+        work = _work(plan, turns, 0 if executor is None else _LEAST_SENT)
         start = list(itertools.islice(work, 2))
         if executor is None and len(start) <= 1:
             for batch in start:
@@ -209,7 +211,7 @@ class _Batch:
     tasks: list[ChunkTask]
 
 
-def _work(plan: Plan | JoinedPlan, turns: _Turns) -> Iterator[_Batch]:
+def _work(plan: Plan | JoinedPlan, turns: _Turns, least_bytes: int) -> Iterator[_Batch]:
     """Yield the batches of one file after the other."""
     for file in range(plan.files):
         if len(plan.plans[file]):
@@ -217,7 +219,7 @@ def _work(plan: Plan | JoinedPlan, turns: _Turns) -> Iterator[_Batch]:
             # Work that waits for a network goes out in many small parts, work for processors in few large ones.
             most = _BATCH_TASKS if abilities.workers is None else abilities.batch
             tasks = plan.tasks_of(file, joined=abilities.small_chunk)
-            yield from (_Batch(file, batch) for batch in _batches(tasks, most, abilities.batch_bytes))
+            yield from (_Batch(file, batch) for batch in _batches(tasks, most, abilities.batch_bytes, least_bytes))
 
 
 class _Turns:
@@ -263,14 +265,17 @@ class _Turns:
             runner.abandon(interrupted=interrupted)
 
 
-def _batches(tasks: Iterator[ChunkTask], most: int, most_bytes: int) -> Iterator[list[ChunkTask]]:
-    """Yield the tasks in lists of up to `most`, which end as soon as their chunks have `most_bytes` decoded."""
+def _batches(tasks: Iterator[ChunkTask], most: int, most_bytes: int, least_bytes: int) -> Iterator[list[ChunkTask]]:
+    """Yield the tasks in lists, which end as soon as their chunks have `most_bytes` decoded.
+
+    Or once there are `most` tasks, if they have `least_bytes`.
+    """
     batch: list[ChunkTask] = []
     nbytes = 0
     for task in tasks:
         batch.append(task)
         nbytes += task.nbytes
-        if nbytes >= most_bytes or len(batch) >= most:
+        if nbytes >= most_bytes or (len(batch) >= most and nbytes >= least_bytes):
             yield batch
             batch, nbytes = [], 0
     if batch:
@@ -334,11 +339,10 @@ class _Runner:
 
     def _answers(self, backend: Backend, tasks: list[ChunkTask]) -> Iterator[ChunkPartial | BackendError]:
         """Yield what a backend makes of each task, of all together if it takes them so; less when the run is over."""
-        if backend.capabilities.batch > 1 and isinstance(backend, BatchBackend) and tasks:
-            try:
-                yield from [] if self._is_over else backend.reduce_chunks(tasks)
-            except BackendError as error:
-                yield from itertools.repeat(error, len(tasks))
+        most = backend.capabilities.batch
+        if most > 1 and isinstance(backend, BatchBackend):
+            for start in range(0, 0 if self._is_over else len(tasks), most):
+                yield from self._together(backend, tasks[start : start + most])
             return
         for task in tasks:
             if self._is_over:
@@ -347,6 +351,12 @@ class _Runner:
                 yield backend.reduce_chunk(task)
             except BackendError as error:
                 yield error
+
+    def _together(self, backend: BatchBackend, tasks: list[ChunkTask]) -> Sequence[ChunkPartial | BackendError]:
+        try:
+            return backend.reduce_chunks(tasks)
+        except BackendError as error:
+            return [error] * len(tasks)
 
     @property
     def _is_over(self) -> bool:

@@ -97,6 +97,7 @@ def test_an_executor_of_ones_own(path):
 
 def test_window_of_outstanding_work_is_bounded(path, monkeypatch):
     monkeypatch.setattr(dispatch, "_BATCH_TASKS", 1)
+    monkeypatch.setattr(dispatch, "_LEAST_SENT", 0)
     outstanding, most = set(), 0
 
     class Slow(ThreadPoolExecutor):
