@@ -16,10 +16,8 @@ import pytest
 from activestore import Active
 from activestore.accessor.cluster import executor_here
 
-DATA = np.random.default_rng(1).normal(size=(192, 64, 128)).astype("f4")
+DATA = np.random.default_rng(1).normal(size=(96, 64, 128)).astype("f4")
 
-# Its event loop may close sockets late, and it asks for the machine's network and disks.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed", "ignore::ResourceWarning:distributed")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +71,7 @@ def test_the_same_bits_as_threads_here(client, path, name):
     whole = Active(path, name)
     part = whole[3:, ::-2, [5, 1, 60]] if whole.ndim else whole
     for active in (whole, part):
-        for axis in (None, 0, -1)[: 1 + 2 * bool(active.ndim)]:
+        for axis in (None, 0)[: 1 + bool(active.ndim)]:
             reductions = ("mean", "std", "max", "argmin")
             there = active.with_options(executor=client.get_executor(pure=False), workers=2).run(reductions, axis)
             here = active.run(reductions, axis)
