@@ -19,7 +19,6 @@ from activestore.accessor.cluster import executor_here
 DATA = np.random.default_rng(1).normal(size=(96, 64, 128)).astype("f4")
 
 
-
 @pytest.fixture(scope="module")
 def cluster():
     options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None, "host": "127.0.0.1"}

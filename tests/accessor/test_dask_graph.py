@@ -360,3 +360,13 @@ def test_long_chains_end_in_an_answer():
         array = array[1:]
     with pytest.raises(UntraceableError, match="too many layers"):
         trace(array)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 10])
+def test_lists_across_chunks_keep_their_order(chunk):
+    """Dask takes them from each chunk in ascending order, joins those, and puts them into the wanted order."""
+    order = np.random.default_rng(chunk).permutation(20)
+    check(lazy(stored(20, 4), (chunk, 3))[order], pieces=1)
+    check(lazy(stored(20, 4), (chunk, 3))[:, 1:][[13, 2, 19, 0, 7, 2, 5]], pieces=1)
+    joined = da.concatenate([lazy(stored(10, 4), (chunk, 3)), lazy(stored(10, 4, start=100), (chunk, 3))])
+    check(joined[order])
