@@ -341,7 +341,9 @@ class _Runner:
         """Yield what a backend makes of each task, of all together if it takes them so; less when the run is over."""
         most = backend.capabilities.batch
         if most > 1 and isinstance(backend, BatchBackend):
-            for start in range(0, 0 if self._is_over else len(tasks), most):
+            for start in range(0, len(tasks), most):
+                if self._is_over:
+                    return
                 yield from self._together(backend, tasks[start : start + most])
             return
         for task in tasks:
@@ -354,9 +356,13 @@ class _Runner:
 
     def _together(self, backend: BatchBackend, tasks: list[ChunkTask]) -> Sequence[ChunkPartial | BackendError]:
         try:
-            return backend.reduce_chunks(tasks)
+            answers = backend.reduce_chunks(tasks)
         except BackendError as error:
             return [error] * len(tasks)
+        # Else the answers to the next call would be taken for those to this one.
+        if len(answers) != len(tasks):
+            return [BackendError(f"{backend.name} gave {len(answers)} answers to {len(tasks)} chunks")] * len(tasks)
+        return answers
 
     @property
     def _is_over(self) -> bool:

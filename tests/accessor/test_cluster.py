@@ -213,6 +213,8 @@ def test_calls_hold_no_more_than_the_backend_takes(path):
             self.calls.append(len(tasks))
             if len(self.calls) == 3:
                 raise BackendError("the third failed", reason="the third failed")
+            if len(self.calls) == 5:
+                tasks = tasks[:-1]
             return self._posix.reduce_chunks(tasks)
 
         def close(self):
@@ -226,11 +228,11 @@ def test_calls_hold_no_more_than_the_backend_takes(path):
             return future
 
     executor, backend = Direct(), Batches(path)
-    with pytest.warns(UserWarning, match="the third failed"):
+    with pytest.warns(UserWarning, match="the third failed; batches gave 4 answers to 5 chunks"):
         result = Active(path, "x", backend=backend, executor=executor).run("mean")
     assert bits(result) == bits(Active(path, "x").run("mean"))
     assert max(len(tasks) for (tasks,) in executor.sent) > 5 >= max(backend.calls)
-    assert result.report.where == {"batches": result.report.chunks - 5, "local fallback": 5}
+    assert result.report.where == {"batches": result.report.chunks - 10, "local fallback": 10}
 
 
 def test_no_secret_is_sent(path):
