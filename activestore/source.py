@@ -16,7 +16,10 @@ from activestore.errors import SourceError, SourceNotFoundError, UnsupportedErro
 from activestore.origin import Origin
 from activestore.redaction import public_address, without_secrets
 
-__all__ = ["LocalSource", "Source", "open_source"]
+__all__ = ["LocalSource", "Source", "open_file", "open_source"]
+
+_STORE_NAMES = (".zarr", ".parq", ".parquet")
+"""How the addresses of stores, and of folders of references, usually end."""
 
 Source = ReadableSource
 """What a source offers: `uri`, `size`, `version`, `read_ranges`, `metadata`, `for_hdf5`."""
@@ -124,11 +127,12 @@ def _version(status: os.stat_result) -> str:
 
 
 def open_source(uri: str | os.PathLike[str], storage_options: Mapping[str, object] | None = None) -> Source:
-    """Return the source at `uri`: a file, or a Zarr store.
+    """Return the source at `uri`: a file, a Zarr store, or what Kerchunk references name.
 
     Parameters:
         uri: Path of a local file or Zarr store, `file://…`, `s3://bucket/key`, `http(s)://…`, or any address that fsspec reads.
-        storage_options: How the store is reached, as fsspec takes it.
+        storage_options: How the store is reached, as fsspec takes it. For Kerchunk references, `remote_options` say how the
+            files that they name are reached, `remote_protocol` where ("s3"), and `target_options` how they themselves are.
 
     Raises:
         SourceNotFoundError: There is nothing there.
@@ -143,18 +147,31 @@ def open_source(uri: str | os.PathLike[str], storage_options: Mapping[str, objec
     """
     text, options = os.fsdecode(uri), dict(storage_options or {})
     path = _local_path(text)
-    if path is not None:
-        return _open_folder(path) if os.path.isdir(path) else LocalSource(path)
+    if path is not None and os.path.isdir(path):
+        found = _open_store(path, options)
+        if found is None:
+            what = "is not a regular file, and as a folder no Zarr store (it has no zarr.json, .zgroup or .zmetadata)"
+            raise SourceError(f"{path}: {what}; name a file in it")
+        return found
     # What is named so is asked for as a store first; what is not, only if there is no such file.
-    if text.rstrip("/").endswith(".zarr") and (store := _remote_store(text, options)) is not None:
-        return store
+    store_first = path is None and text.rstrip("/").endswith(_STORE_NAMES)
+    if store_first and (found := _open_store(text, options)) is not None:
+        return found
     try:
-        return _open_remote(text, text.partition("://")[0].lower(), options)
+        return _with_references(text, options)
     except SourceNotFoundError:
-        store = None if text.rstrip("/").endswith(".zarr") else _remote_store(text, options)
-        if store is None:
+        found = None if store_first or path is not None else _open_store(text, options)
+        if found is None:
             raise
-        return store
+        return found
+
+
+def open_file(uri: str, storage_options: Mapping[str, object]) -> Source:
+    """Return the file at `uri`, whatever is in it; parameters and errors are those of `open_source`."""
+    path = _local_path(uri)
+    if path is not None:
+        return LocalSource(path)
+    return _open_remote(uri, uri.partition("://")[0].lower(), dict(storage_options))
 
 
 def _local_path(uri: str) -> str | None:
@@ -166,29 +183,44 @@ def _local_path(uri: str) -> str | None:
     return unquote(urlsplit(uri).path) if scheme.lower() == "file" else None
 
 
-def _open_folder(path: str) -> Source:
-    from activestore.object_store import LocalObjects  # noqa: PLC0415  # slow to import
-    from activestore.zarr_source import ZarrSource, is_zarr  # noqa: PLC0415  # the same
+def _with_references(uri: str, options: dict[str, Any]) -> Source:  # Any: options of many types
+    """Return the file at an address, or what it names if it holds Kerchunk references."""
+    given = {"remote_options", "target_options", "remote_protocol"} & set(options)
+    file = open_file(uri, (options.get("target_options") or {}) if given else options)
+    with file.metadata() as kept:
+        (start,) = kept.read_ranges([(0, 8)])
+    if not start.strip().startswith((b"{", b"\xef\xbb\xbf{")):
+        return file
+    from activestore.object_sources.kerchunk import KerchunkSource, split_options  # noqa: PLC0415  # the same
+    from activestore.object_sources.references import read_json  # noqa: PLC0415  # few files are such
 
-    store = LocalObjects(path)
-    if not is_zarr(store):
-        what = "is not a regular file, and as a folder no Zarr store (it has no zarr.json, .zgroup or .zmetadata)"
-        raise SourceError(f"{path}: {what}; name a file in it")
-    return ZarrSource(store, (LocalObjects, (os.path.abspath(path),)))
+    own = split_options(options)[1]
+    return KerchunkSource(file, (read_json,), references=read_json(file), opener=open_file, options=own)
 
 
-def _remote_store(uri: str, options: dict[str, Any]) -> Source | None:  # Any: options of many types
-    """Return the Zarr store at an address elsewhere, None if there is none, or nothing here lists what is there."""
-    from activestore.object_store import FsspecObjects  # noqa: PLC0415  # slow to import
-    from activestore.zarr_source import ZarrSource, is_zarr  # noqa: PLC0415  # the same
+def _open_store(uri: str, options: dict[str, Any]) -> Source | None:  # Any: options of many types
+    """Return the Zarr store, or the folder of Kerchunk references, at an address; None if there is none."""
+    from activestore.object_sources.kerchunk import KerchunkSource, split_options  # noqa: PLC0415  # the same
+    from activestore.object_sources.references import is_parquet, read_parquet  # noqa: PLC0415  # slow to import
+    from activestore.object_sources.stores import FsspecObjects, LocalObjects  # noqa: PLC0415  # the same
+    from activestore.object_sources.zarr import ZarrSource  # noqa: PLC0415  # the same
 
-    try:
-        store = FsspecObjects(uri, options)
-    except UnsupportedError:
+    path, (reached, targets) = _local_path(uri), split_options(options)
+    if path is not None:
+        store = ZarrSource(LocalObjects(path), (LocalObjects, (os.path.abspath(path),)))
+    else:
+        reopen = (FsspecObjects, (_address_without_secrets(uri), without_secrets(reached)))
+        try:
+            store = ZarrSource(FsspecObjects(uri, reached), reopen)
+        except UnsupportedError:
+            if uri.rstrip("/").endswith(_STORE_NAMES):
+                raise
+            return None
+    if not store.is_there():
         return None
-    if not is_zarr(store):
-        return None
-    return ZarrSource(store, (FsspecObjects, (_address_without_secrets(uri), without_secrets(options))))
+    if is_parquet(store.read_object(".zmetadata") or b""):
+        return KerchunkSource(store, (read_parquet,), references=read_parquet(store), opener=open_file, options=targets)
+    return store
 
 
 def _open_remote(uri: str, scheme: str, options: dict[str, Any]) -> Source:  # Any: options of many types
@@ -199,7 +231,7 @@ def _open_remote(uri: str, scheme: str, options: dict[str, Any]) -> Source:  # A
     """
     from activestore.fsspec_source import FsspecSource  # noqa: PLC0415  # slow to import
 
-    reopen = (open_source, (_address_without_secrets(uri), without_secrets(options)))
+    reopen = (open_file, (_address_without_secrets(uri), without_secrets(options)))
     try:
         target = _target(uri, scheme, options)
         if target is None:

@@ -33,9 +33,10 @@ from activestore.errors import (
     UnsupportedError,
     VariableNotFoundError,
 )
+from activestore.object_sources.zarr import ZarrSource
 from activestore.source import open_source
-from activestore.zarr_source import ZarrSource
 from tests.corpus import corpus_files, file_id
+from tests.web_stand_in import WebStandIn
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # zarr and xarray warn of what format 3 has no specification of
 
@@ -152,7 +153,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         shards=shards,
         compressor=draw(st.sampled_from(sorted(compressors(2)))),
         # zarr's shuffle wants whole numbers, which it has before a checksum is added.
-        filters=tuple(sorted(filters, key=lambda name: name != "shuffle")),
+        filters=tuple(sorted(filters, key=lambda name: name not in ("shuffle", "bitround"))),
         separator=draw(st.sampled_from([".", "/"])),
         order=draw(st.sampled_from(["C", "F"])),
         fill=draw(st.sampled_from(fills)),
@@ -253,7 +254,7 @@ def test_whatever_zarr_writes_is_read_as_zarr_reads_it(recipe: Recipe, data: st.
         name = f"{recipe.group}/x" if recipe.group else "x"
         active = Active(path, name)
         assert active.variable.shape == recipe.shape
-        assert active.variable.chunk_shape == recipe.chunks
+        assert active.variable.chunk_shape == recipe.chunks or active.variable.layout == "contiguous"
         check(active, wanted, data, recipe)
         assert variable_names(open_source(path)) == [name]
         memory = fsspec.filesystem("memory")
@@ -448,6 +449,23 @@ def test_a_server_elsewhere_cannot_take_the_chunks(store):
         source.read_ranges([(12345, 1)])
 
 
+def test_stores_behind_a_web_server(store):
+    zarr.consolidate_metadata(store)
+    with WebStandIn() as server:
+        for path in store.rglob("*"):
+            if path.is_file():
+                server.files[f"/a.zarr/{path.relative_to(store).as_posix()}"] = path.read_bytes()
+        uri = f"{server.url}/a.zarr"
+        for name in variable_names(open_source(store)):
+            if name == "names":
+                continue
+            here, there = Active(store, name), Active(uri, name)
+            for selected in (np.s_[...], np.s_[2], np.s_[3:]):
+                assert here[selected].count() == there[selected].count()
+                assert here[selected].sum() == there[selected].sum() or here[selected].count() == 0
+        assert variable_names(open_source(uri)) == variable_names(open_source(store))
+
+
 # Documents that are damaged, or absurd
 
 
@@ -542,7 +560,7 @@ def test_what_one_format_may_claim(tmp_path, zarr_format, changes, error, messag
 
 
 def test_an_object_of_metadata_that_is_too_large(store, monkeypatch):
-    monkeypatch.setattr("activestore.zarr_source.MAX_METADATA", 10)
+    monkeypatch.setattr("activestore.object_sources.zarr.MAX_METADATA", 10)
     with pytest.raises(SourceError, match="more than the 10 of any metadata"):
         Active(store, "x")
 
@@ -552,6 +570,23 @@ def test_a_chunk_that_is_larger_than_any(store):
         file.truncate(1 << 30)
     with pytest.raises(CorruptChunkError, match="more than any chunk"):
         Active(store, "x").sum()
+
+
+def test_one_chunk_of_plain_numbers_is_read_in_parts(tmp_path):
+    path, values = tmp_path / "a.zarr", numbers(3000, 1000)
+    array = zarr.open_array(path, mode="w", shape=values.shape, chunks=values.shape, dtype="f4", zarr_format=2, compressor=None)
+    array[:] = values
+    active = Active(path, "")
+    assert (active.variable.layout, len(active.plan("mean"))) == ("contiguous", 2)
+    assert active[100:200].run("max").report.bytes_read == 400_000
+    assert np.array_equal(active[2990:, ::7].read(), values[2990:, ::7])
+    assert active.mean() == pytest.approx(values.mean(dtype="f8"), rel=1e-12)
+    with (path / "0.0").open("r+b") as file:
+        file.truncate(11_000_000)
+    with pytest.raises(CorruptChunkError, match="has 11000000 bytes where the array has 12000000"):
+        Active(path, "").sum()
+    (path / "0.0").unlink()
+    assert Active(path, "").run("count", skipna=False).report.where == {"fill value": 2}
 
 
 def test_what_expands_to_more_than_the_chunk(tmp_path):

@@ -14,9 +14,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.variable import ChunkTable, ReadableSource, unwritten_table
+from activestore.core.variable import ChunkTable, ReadableSource, contiguous_table, grid_shape, unwritten_table
+from activestore.errors import CorruptChunkError
 
-__all__ = ["ChunkKeys", "ObjectIndex", "ObjectSource", "Places", "placed_table"]
+__all__ = ["ChunkKeys", "ObjectIndex", "ObjectSource", "Places", "WholeIndex", "placed_table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,36 @@ class ObjectIndex:
         assert isinstance(source, ObjectSource)  # noqa: S101  # nothing else has such variables
         places = source.place_chunks(self.keys, wanted)
         return placed_table(self.keys.grid, places, partial=wanted is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeIndex:
+    """The index of an array whose numbers are in one object as they are: it is cut into pieces."""
+
+    keys: ChunkKeys
+    """The key of the object."""
+    shape: tuple[int, ...]
+    """Lengths of the array."""
+    piece_shape: tuple[int, ...]
+    """Lengths of a piece."""
+    itemsize: int
+    """Bytes of a number."""
+
+    def read(self, source: ReadableSource, wanted: npt.NDArray[np.int64] | None) -> ChunkTable:  # noqa: ARG002  # one is all
+        """Return the table of all pieces.
+
+        Raises:
+            CorruptChunkError: The object has another size than the array.
+        """
+        assert isinstance(source, ObjectSource)  # noqa: S101  # nothing else has such variables
+        places = source.place_chunks(self.keys, None)
+        if not len(places.position):
+            return unwritten_table(grid_shape(self.shape, self.piece_shape))
+        size, nbytes = int(places.size[0]), math.prod(self.shape) * self.itemsize
+        if size != nbytes:
+            what = f"{self.keys.key(0)} has {size} bytes where the array has {nbytes}"
+            raise CorruptChunkError(f"{source.uri}: {what}; is it cut off or damaged?")
+        return contiguous_table(self.shape, self.piece_shape, itemsize=self.itemsize, start=int(places.offset[0]))
 
 
 def placed_table(grid: tuple[int, ...], places: Places, *, partial: bool) -> ChunkTable:

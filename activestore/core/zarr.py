@@ -20,9 +20,16 @@ import numpy as np
 
 from activestore.core.codecs import decodable
 from activestore.core.missing import is_unsigned, read_named_missing
-from activestore.core.objects import ObjectIndex, ObjectSource
+from activestore.core.objects import ObjectIndex, ObjectSource, WholeIndex
 from activestore.core.packing import read_packing
-from activestore.core.variable import ChunkIndex, Variable, grid_shape, no_such_variable, unwritten_table
+from activestore.core.variable import (
+    ChunkIndex,
+    Variable,
+    contiguous_chunk_shape,
+    grid_shape,
+    no_such_variable,
+    unwritten_table,
+)
 from activestore.core.zarr_metadata import ArrayDocument, ZarrArray, describe, numeric_array
 from activestore.core.zarr_shards import ShardIndex
 from activestore.errors import NotNumericError, SourceError, UnsupportedError
@@ -145,6 +152,8 @@ def _variable(source: ObjectSource, array: ArrayDocument) -> Variable:
     missing = read_named_missing(_typed(attrs, stored), stored)
     if is_unsigned(attrs, stored):
         stored = np.dtype(stored.str.replace("i", "u"))
+    whole = numeric.contiguous
+    chunk_shape = contiguous_chunk_shape(array.shape, stored.itemsize) if whole else numeric.chunk_shape
     return Variable(
         uri=source.uri,
         version=source.version,
@@ -153,18 +162,21 @@ def _variable(source: ObjectSource, array: ArrayDocument) -> Variable:
         dims=array.dims,
         dtype=stored,
         attrs=attrs,
-        layout="chunked",
-        chunk_shape=numeric.chunk_shape,
+        layout="contiguous" if whole else "chunked",
+        chunk_shape=chunk_shape,
         codecs=codecs,
         extent=array.shape,
         fill=numeric.fill,
         missing=missing,
         packing=read_packing(attrs),
-        table=dataclasses.replace(unwritten_table(grid_shape(array.shape, numeric.chunk_shape)), unread=_index(array, numeric)),
+        table=dataclasses.replace(unwritten_table(grid_shape(array.shape, chunk_shape)), unread=_index(array, numeric)),
     )
 
 
 def _index(array: ArrayDocument, numeric: ZarrArray) -> ChunkIndex:
+    if numeric.contiguous:
+        itemsize = numeric.pipeline.dtype.itemsize
+        return WholeIndex(numeric.keys, array.shape, contiguous_chunk_shape(array.shape, itemsize), itemsize)
     if numeric.pipeline.sharding is None:
         return ObjectIndex(numeric.keys)
     return ShardIndex(numeric.keys, numeric.pipeline.sharding, array.shape, numeric.object_shape)

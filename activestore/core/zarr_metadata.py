@@ -10,7 +10,7 @@ import binascii
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,6 +71,8 @@ class ZarrArray:
     """The stored number of cells that were never written."""
     fill_value: int | float | None
     """That number, None where the store names none."""
+    contiguous: bool = False
+    """Whether there is one chunk, with the numbers as they are, so that parts of it can be read."""
 
 
 def describe(uri: str, name: str, document: object, attrs: object, *, version: int) -> ArrayDocument:
@@ -110,11 +112,28 @@ def numeric_array(uri: str, array: ArrayDocument, dtype: np.dtype[np.generic]) -
         SourceError: Its description is damaged.
     """
     try:
-        return _numeric_v2(array, dtype) if array.format == 2 else _numeric_v3(array, dtype)
+        found = _numeric_v2(array, dtype) if array.format == 2 else _numeric_v3(array, dtype)
+        return _as_a_whole(found) if _is_whole(array, found) else _checked_size(found)
     except UnsupportedError as error:
         raise UnsupportedError(f"{uri}: {array.name!r} has {error}; read it with the zarr package") from error
     except (ValueError, TypeError, KeyError, OverflowError, struct.error) as error:
         raise _damaged(uri, array.name, error) from error
+
+
+def _is_whole(array: ArrayDocument, found: ZarrArray) -> bool:
+    """Return whether there is one chunk, with the numbers as they are, so that parts of it can be read."""
+    plain = not found.pipeline.codecs and found.pipeline.sharding is None
+    return plain and array.shape == found.chunk_shape != () and 0 not in array.shape
+
+
+def _as_a_whole(found: ZarrArray) -> ZarrArray:
+    return replace(found, contiguous=True, keys=replace(found.keys, shared=True))
+
+
+def _checked_size(found: ZarrArray) -> ZarrArray:
+    if math.prod(found.chunk_shape) * found.pipeline.dtype.itemsize > MAX_CHUNK_BYTES:
+        raise UnsupportedError(f"chunks of the shape {found.chunk_shape}, more than 4 GiB each")
+    return found
 
 
 def _damaged(uri: str, name: str, error: Exception) -> SourceError:
@@ -124,7 +143,7 @@ def _damaged(uri: str, name: str, error: Exception) -> SourceError:
 
 def _numeric_v2(array: ArrayDocument, dtype: np.dtype[np.generic]) -> ZarrArray:
     document = array.document
-    chunk_shape = _chunk_shape(document["chunks"], array.shape, dtype)
+    chunk_shape = _chunk_shape(document["chunks"], array.shape)
     separator = document.get("dimension_separator", ".")
     keys = _keys(array, chunk_shape, "", separator, "0")
     fill = document.get("fill_value")
@@ -140,14 +159,14 @@ def _numeric_v3(array: ArrayDocument, dtype: np.dtype[np.generic]) -> ZarrArray:
         raise UnsupportedError(f"a chunk grid of the kind {grid[0]!r}")
     if encoding[0] not in ("default", "v2"):
         raise UnsupportedError(f"chunk keys of the kind {encoding[0]!r}")
-    object_shape = _chunk_shape(grid[1]["chunk_shape"], array.shape, dtype, sharded=True)
+    object_shape = _chunk_shape(grid[1]["chunk_shape"], array.shape)
     plain = encoding[0] == "v2"
     separator = encoding[1].get("separator", "." if plain else "/")
     pipeline = read_pipeline_v3(document["codecs"], dtype, object_shape)
     lead, scalar = ("", "0") if plain else (f"c{separator}", "c")
     keys = _keys(array, object_shape, lead, separator, scalar, shared=pipeline.sharding is not None)
     chunk_shape = object_shape if pipeline.sharding is None else pipeline.sharding.chunk_shape
-    _chunk_shape(list(chunk_shape), array.shape, dtype)
+    _chunk_shape(list(chunk_shape), array.shape)
     return ZarrArray(pipeline, chunk_shape, object_shape, keys, *_fill(document["fill_value"], pipeline.dtype))
 
 
@@ -163,13 +182,11 @@ def _keys(
     return ChunkKeys(folder + lead, str(separator), grid, folder + scalar, 32 * nbytes + (1 << 20), shared)
 
 
-def _chunk_shape(
-    given: object, shape: tuple[int, ...], dtype: np.dtype[np.generic], *, sharded: bool = False
-) -> tuple[int, ...]:
+def _chunk_shape(given: object, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the lengths of a chunk.
 
     Raises:
-        UnsupportedError: A chunk is larger than any reader accepts, or there are too many.
+        UnsupportedError: There are too many.
     """
     chunks = _lengths(given, "the shape of chunks")
     if len(chunks) != len(shape):
@@ -178,9 +195,6 @@ def _chunk_shape(
     chunks = tuple(1 if length == chunk == 0 else chunk for length, chunk in zip(shape, chunks, strict=True))
     if 0 in chunks:
         raise ValueError(f"chunks have the shape {chunks}")
-    nbytes = math.prod(chunks) * dtype.itemsize
-    if nbytes > MAX_CHUNK_BYTES and not sharded:
-        raise UnsupportedError(f"chunks of the shape {chunks}, more than 4 GiB each")
     count = math.prod(-(-length // chunk) for length, chunk in zip(shape, chunks, strict=True))
     if count > _MOST_CHUNKS:
         raise UnsupportedError(f"{count} chunks, more than the {_MOST_CHUNKS} that are read")

@@ -16,7 +16,7 @@ from activestore.core.objects import ChunkKeys, Places
 from activestore.errors import CorruptChunkError, SourceError, UnsupportedError
 from activestore.origin import Origin
 
-__all__ = ["MAX_METADATA", "ObjectStore", "ZarrSource", "is_zarr"]
+__all__ = ["MAX_METADATA", "ObjectStore", "ZarrSource"]
 
 MAX_METADATA = 1 << 30
 """Bytes of an object of metadata; a damaged store may have any."""
@@ -62,11 +62,6 @@ class _Region:
     @property
     def end(self) -> int:
         return self.start + self.keys.room * self.keys.count
-
-
-def is_zarr(store: ObjectStore) -> bool:
-    """Return whether a place with objects is a Zarr store."""
-    return any(store.status(key) is not None for key in _ROOTS)
 
 
 class ZarrSource:
@@ -154,6 +149,15 @@ class ZarrSource:
             if status is not None:
                 self._marks.setdefault(key, status[1])
             return self._objects.setdefault(key, data)
+
+    def is_there(self) -> bool:
+        """Return whether there is a Zarr store, or one array, at the address."""
+        return any(self.read_object(key) is not None for key in _ROOTS)
+
+    @property
+    def objects(self) -> ObjectStore:
+        """Where the objects are."""
+        return self._store
 
     def folders(self, key: str) -> list[str]:
         """Return the names of the folders directly in the folder `key`, sorted."""
