@@ -228,7 +228,7 @@ def test_secrets_appear_nowhere(x_file, caplog, monkeypatch):
                 told += list(errors(error))
             monkeypatch.setattr(MemoryFileSystem, "cat_file", fails)
         monkeypatch.undo()
-    assert len(told) > 10
+    assert len(told) >= 10
     assert not [text for text in told if "hunter2" in text]
     assert "hunter2" not in caplog.text
 

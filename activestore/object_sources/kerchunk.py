@@ -109,8 +109,8 @@ class KerchunkSource:
 
     @property
     def size(self) -> int:
-        """The end of the offsets that there can be."""
-        return 1 << 63
+        """Bytes of the chunks of variables that have been located as a whole, and of the references."""
+        return self._file.size + sum(int(places.size.sum()) for places in list(self._places.values()))
 
     @property
     def version(self) -> str:

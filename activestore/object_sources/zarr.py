@@ -95,8 +95,10 @@ class ZarrSource:
 
     @property
     def size(self) -> int:
-        """The end of the offsets in use; the store does not tell how many bytes it has."""
-        return self._regions[-1].end if self._regions else 0
+        """Bytes of the chunks of which a list was made, and of the metadata that were read."""
+        with self._lock:
+            chunks = sum(int(places.size.sum()) for places in self._listings.values())
+            return chunks + sum(len(data) for data in self._objects.values() if data is not None)
 
     @property
     def version(self) -> str:
@@ -173,9 +175,13 @@ class ZarrSource:
         region = self._region(keys)
         with self._lock:
             known = self._listings.get(keys)
-        if known is None and (wanted is None or len(wanted) > _FEW) and (known := self._listed(region)) is not None:
-            with self._lock:
-                self._listings[keys] = known
+        if known is None and (wanted is None or len(wanted) > _FEW):
+            known = self._listed(region)
+            if known is None and wanted is None:
+                known = self._asked(region, None)
+            if known is not None:
+                with self._lock:
+                    self._listings[keys] = known
         return self._asked(region, wanted) if known is None else known
 
     def _region(self, keys: ChunkKeys) -> _Region:
@@ -188,7 +194,7 @@ class ZarrSource:
             for region in self._regions:
                 if region.keys == keys:
                     return region
-            region = _Region(self.size, keys)
+            region = _Region(self._regions[-1].end if self._regions else 0, keys)
             if region.end >= 1 << 63:
                 raise UnsupportedError(
                     f"{self.uri}: has too many chunks for one opening; open the store anew for {keys.prefix!r}"
