@@ -47,3 +47,15 @@ def test_text_is_left_out_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="'name' is left out"):
         ours = xr.open_dataset(tmp_path / "text.zarr", engine="activestore")
     assert ours.a.active.sum() == 3
+
+
+def test_kerchunk_references(tmp_path):
+    import json
+
+    from kerchunk.hdf import SingleHdf5ToZarr
+
+    (tmp_path / "tas.json").write_text(json.dumps(SingleHdf5ToZarr(TAS).translate()))
+    ours = xr.open_dataset(tmp_path / "tas.json", engine="activestore")
+    with xr.open_dataset(TAS, engine="h5netcdf") as theirs:
+        xr.testing.assert_allclose(ours.active.mean("time"), theirs.load().mean("time"), rtol=1e-6)
+        xr.testing.assert_equal(ours.load(), theirs)
