@@ -16,7 +16,6 @@ from activestore.errors import UntraceableError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The specified chunks separate the stored chunks:UserWarning")
 
-ENGINES = ("h5netcdf", "netcdf4")
 SHAPE = (12, 6, 8)
 DIMS = ("time", "lat", "lon")
 
@@ -115,16 +114,19 @@ SELECTIONS = {
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("chunks", [{}, {"time": 3, "lon": 3}, 2, -1, "auto"])
+@pytest.mark.parametrize(
+    ("engine", "chunks"),
+    [("h5netcdf", {}), ("h5netcdf", {"time": 3, "lon": 3}), ("netcdf4", 2), ("netcdf4", -1), ("h5netcdf", "auto")],
+)
 def test_selections_of_a_file(files, engine, chunks, selection):
     with xr.open_dataset(files[0], engine=engine, chunks=chunks) as file:
         check(SELECTIONS[selection](file["tas"]).data, pieces=1)
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("how", [{"combine": "by_coords"}, {"combine": "nested", "concat_dim": "time"}])
+@pytest.mark.parametrize(
+    ("engine", "how"), [("h5netcdf", {"combine": "by_coords"}), ("netcdf4", {"combine": "nested", "concat_dim": "time"})]
+)
 def test_selections_of_several_files(files, engine, how, selection):
     with xr.open_mfdataset(files, engine=engine, chunks={"time": 3, "lat": 2}, **how) as joined:
         selected = SELECTIONS[selection](joined["tas"])
