@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import data, line, serving
+from benchmarks import data, datasets, line, series, serving
 from benchmarks.contenders import CONTENDERS, OURS
 from benchmarks.report import (
     Runs,
@@ -64,7 +64,7 @@ REDUCING = {
     "series-deflate": Reducing("time series of one point, shuffle + deflate 4", "series", True, None),
 }
 """Cases by name."""
-OTHERS = ("import", "plan", *line.CASES, *serving.CASES)
+OTHERS = ("import", "plan", *datasets.CASES, *line.CASES, *serving.CASES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,6 +109,8 @@ def _case(name: str, grid: data.Grid, options: argparse.Namespace) -> tuple[Mapp
         return _importing(options.rounds)
     if name == "plan":
         return _planning(grid, options.rounds)
+    if name in datasets.CASES:
+        return _dataset(datasets.CASES[name], options)
     if name in line.CASES:
         return _over_a_line(line.CASES[name], options)
     if name in serving.CASES:
@@ -128,7 +130,8 @@ def _reducing(case: Reducing, grid: data.Grid, options: argparse.Namespace) -> t
         and (case.operation in contender.operations or (case.bound and name == case.bound[0]))
     }
     measurements = {
-        name: ("reduce", name, operation, str(path), str(warm_up), str(grid.reference)) for name, operation in turns.items()
+        name: ("reduce", "contenders", name, operation, str(path), str(warm_up), str(grid.reference))
+        for name, operation in turns.items()
     }
     runs = _rounds(measurements, options.rounds)
     size, stored = 4 * grid.shape[0] * grid.shape[1] * grid.shape[2], path.stat().st_size
@@ -146,13 +149,38 @@ def _targets(case: Reducing, runs: Mapping[str, Runs], bounds: Sequence[str]) ->
     peer = fastest_peer(runs, ours=OURS, bounds=bounds)
     targets = []
     if case.peer_target is not None:
-        speed = None if ours is None or peer is None else peer / ours
+        theirs = best(runs[peer]) if peer else None
+        speed = None if ours is None or theirs is None else theirs / ours
         targets.append(Target("speed beside the fastest peer", speed, case.peer_target, "x", at_least=True))
     if case.bound_target is not None:
         bound = best(runs.get(case.bound[0], [])) if case.bound else None
         text = f"time beside {case.bound[0]}" if case.bound else "time"
         targets.append(Target(text, ours / bound if ours and bound else None, case.bound_target, "x"))
     return [*targets, Target("peak memory", peak(runs.get(OURS, [])), 250, "MB")]
+
+
+def _dataset(case: datasets.Case, options: argparse.Namespace) -> tuple[Mapping[str, Runs], list[str]]:
+    """Measure what is done with xarray, opening included."""
+    folder = options.data.resolve()
+    for size in ["small"] if options.small else ["small", "large"]:
+        if series.missing(folder, tiny=size == "small"):
+            _progress(f"making the {size} series in {folder}")
+            made = _worker("make-series", size, str(folder))
+            if "failed" in made:
+                return {}, [case.title, f"  not measured: {made['failed']}"]
+    files, wanted = datasets.files_of(case, folder, tiny=options.small), options.contenders or [""]
+    bound = {} if case.operation == "open" else {datasets.BOUND: "inflate"}
+    turns = {
+        name: bound.get(name, case.operation)
+        for name, contender in datasets.CONTENDERS.items()
+        if any(text in name for text in wanted) and (case.operation in contender.operations or name in bound)
+    }
+    places = (files.pattern, files.warm_up, str(files.reference))
+    measurements = {name: ("reduce", "datasets", name, operation, *places) for name, operation in turns.items()}
+    runs = _rounds(measurements, options.rounds)
+    table = reduction_table(runs, ours=OURS, bounds=[datasets.BOUND])
+    lines = [f"{case.title} ({files.title})", *table, *verdicts(datasets.targets(case, runs))]
+    return runs, [*lines, *datasets.remarks(case, runs)]
 
 
 def _importing(rounds: int) -> tuple[Mapping[str, Runs], list[str]]:

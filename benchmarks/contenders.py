@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.data import series_point
 
-__all__ = ["CONTENDERS", "OURS", "Contender"]
+__all__ = ["CONTENDERS", "OURS", "Contender", "Operation", "compressed_chunks", "inflate"]
 
 OURS = "activestore"
 _FILL = 1e20
@@ -27,7 +27,7 @@ class Contender:
     modules: tuple[str, ...]
     """Imported before the time is taken."""
     operations: Mapping[str, Operation]
-    """What it can do: "mean", "std", "several", "map", "series"."""
+    """What it can do: "mean", "std", "several", "map", "series"; or what a family of its own is asked for."""
     setup: Callable[[str], Any] = field(default=lambda path: path)
     """Done before the time is taken."""
     is_bound: bool = False
@@ -198,7 +198,7 @@ def _chunk_places(path: str) -> list[tuple[int, int]]:
         return places
 
 
-def _compressed_chunks(path: str):
+def compressed_chunks(path: str):
     """Return the stored bytes of every chunk, in memory, and the size of a whole one."""
     import h5py
     import numpy as np
@@ -211,7 +211,7 @@ def _compressed_chunks(path: str):
     return chunks, size
 
 
-def _inflate(given):
+def inflate(given):
     from concurrent.futures import ThreadPoolExecutor
 
     import deflate
@@ -250,7 +250,7 @@ CONTENDERS: dict[str, Contender] = {
     "netCDF4 + NumPy": Contender("netCDF4", ("netCDF4", "numpy"), NETCDF4_OPERATIONS),
     "hidefix": Contender("hidefix", ("hidefix", "netCDF4", "numpy"), HIDEFIX_OPERATIONS),
     "PyActiveStorage": Contender("PyActiveStorage", ("activestorage.active",), PYACTIVESTORAGE_OPERATIONS),
-    "(inflate alone)": Contender("deflate", ("deflate", "h5py"), {"inflate": _inflate}, _compressed_chunks, is_bound=True),
+    "(inflate alone)": Contender("deflate", ("deflate", "h5py"), {"inflate": inflate}, compressed_chunks, is_bound=True),
     "(read alone)": Contender("h5py", ("h5py",), {"read": _read}, lambda path: (path, _chunk_places(path)), is_bound=True),
 }
 """Everybody, in the order of the tables."""

@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-__all__ = ["DATA", "Grid", "large", "make", "missing", "series_point", "small"]
+__all__ = ["DATA", "FILL", "Grid", "fields", "large", "make", "missing", "series_point", "small"]
 
 DATA = Path(__file__).parent / "data"
 """Where the files are kept by default."""
 _VERSION = 1
 """Raise it when the numbers change: files of another version are made anew."""
-_FILL = 1e20
+FILL = 1e20
 _KEPT_BITS = 13
 """Mantissa bits that are kept, as a climate centre rounds before it archives."""
 _WAVES, _SHORTEST_WAVE = 300, 300
@@ -79,18 +80,18 @@ def make(grid: Grid) -> None:
     if not missing(grid):
         return
     values = np.empty(grid.shape, "f4")
-    for step, field in enumerate(_fields(grid.shape)):
+    for step, field in enumerate(fields(grid.shape)):
         values[step] = field
     # A block that is never observed, and one that is missing for a while.
     time, lat, lon = grid.shape
-    values[:, lat // 4 : lat // 3, lon // 5 : lon // 3] = _FILL
-    values[time // 3 : time // 2, lat // 2 : lat * 3 // 5, lon * 2 // 3 :] = _FILL
+    values[:, lat // 4 : lat // 3, lon // 5 : lon // 3] = FILL
+    values[time // 3 : time // 2, lat // 2 : lat * 3 // 5, lon * 2 // 3 :] = FILL
     for path, deflated in ((grid.deflated, True), (grid.raw, False)):
         _write(path, values, grid, deflated=deflated)
     _write_reference(values, grid)
 
 
-def _fields(shape: tuple[int, int, int]) -> Iterator["object"]:
+def fields(shape: tuple[int, int, int], *, steps_per_year: int = 12) -> Iterator[Any]:
     """Yield, step by step, waves of many scales on a season and a warm equator, rounded."""
     import numpy as np
 
@@ -108,7 +109,7 @@ def _fields(shape: tuple[int, int, int]) -> Iterator["object"]:
     for step in range(steps):
         angle = speed * step + phase
         waves = np.hstack([along_lat * np.cos(angle), -along_lat * np.sin(angle)]).astype("f4") @ along_lon
-        season = -14 * np.sin(2 * np.pi * step / 12) * np.sin(lat)
+        season = -14 * np.sin(2 * np.pi * step / steps_per_year) * np.sin(lat)
         yield _rounded((250 + 45 * np.cos(lat) ** 2 + season + waves).astype("f4"))
 
 
@@ -141,7 +142,7 @@ def _write(path: Path, values, grid: Grid, *, deflated: bool) -> None:
             axis = file.createVariable(name, "f8", (name,))
             axis[:], axis.units = numbers, units
         filters = {"compression": "zlib", "complevel": 4, "shuffle": True} if deflated else {}
-        tas = file.createVariable("tas", "f4", tuple(lengths), chunksizes=grid.chunks, fill_value=np.float32(_FILL), **filters)
+        tas = file.createVariable("tas", "f4", tuple(lengths), chunksizes=grid.chunks, fill_value=np.float32(FILL), **filters)
         tas.standard_name, tas.units = "air_temperature", "K"
         tas.set_auto_mask(False)
         for first in range(0, grid.shape[0], grid.chunks[0]):
@@ -153,7 +154,7 @@ def _write_reference(values, grid: Grid) -> None:
     """Write what every contender should obtain, computed in float64 in two passes."""
     import numpy as np
 
-    valid = values != np.float32(_FILL)
+    valid = values != np.float32(FILL)
     count = int(np.count_nonzero(valid))
     mean = sum(float(np.sum(slab, where=ok, dtype="f8")) for slab, ok in zip(values, valid, strict=True)) / count
     square = sum(float(np.sum((slab.astype("f8") - mean) ** 2, where=ok)) for slab, ok in zip(values, valid, strict=True))

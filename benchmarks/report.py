@@ -5,7 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Target", "best", "failure", "line_table", "plain_table", "reduction_table", "serving_table", "verdicts"]
+__all__ = [
+    "Target",
+    "best",
+    "failure",
+    "fastest_peer",
+    "line_table",
+    "peak",
+    "plain_table",
+    "reduction_table",
+    "serving_table",
+    "verdicts",
+]
 
 _RIGHT = 1e-6
 """Relative error up to which a number is right: single precision has 6e-8."""
@@ -39,7 +50,8 @@ def failure(runs: Runs) -> str | None:
 
 def reduction_table(runs: Mapping[str, Runs], *, ours: str, bounds: Sequence[str]) -> list[str]:
     """Return the lines of a table of contenders that compute the same."""
-    fastest = fastest_peer(runs, ours=ours, bounds=bounds)
+    peer = fastest_peer(runs, ours=ours, bounds=bounds)
+    fastest = best(runs[peer]) if peer else None
     rows = [("", "best s", "median s", "CPU s", "speed", "peak MB", "value", "rel. error")]
     for name, of_name in runs.items():
         reason = failure(of_name)
@@ -136,10 +148,10 @@ def serving_table(runs: Mapping[str, Runs], *, peer: str) -> list[str]:
     return _aligned(rows)
 
 
-def fastest_peer(runs: Mapping[str, Runs], *, ours: str, bounds: Sequence[str]) -> float | None:
-    """Return the best time of anybody else, right or wrong."""
-    times = [best(of_name) for name, of_name in runs.items() if name != ours and name not in bounds]
-    return min((time for time in times if time is not None), default=None)
+def fastest_peer(runs: Mapping[str, Runs], *, ours: str, bounds: Sequence[str]) -> str | None:
+    """Return who else has the best time, right or wrong."""
+    times = {name: best(of_name) for name, of_name in runs.items() if name != ours and name not in bounds}
+    return min((name for name, time in times.items() if time is not None), key=lambda name: times[name] or 0, default=None)
 
 
 def peak(runs: Runs) -> float | None:

@@ -1,5 +1,6 @@
 """One measurement in a process of its own: `python -m benchmarks.worker WHAT …` prints a line of JSON."""
 
+import glob
 import importlib
 import json
 import os
@@ -35,16 +36,25 @@ def _make(grid: str, folder: str) -> dict[str, Any]:
     return {}
 
 
-def _reduce(name: str, operation: str, path: str, warm_up: str, reference: str) -> dict[str, Any]:
-    """Time one operation of one contender: imports, lazy imports (by a tiny file) and the page cache are warm."""
-    from benchmarks.contenders import CONTENDERS
+def _make_series(size: str, folder: str) -> dict[str, Any]:
+    from benchmarks import series
 
-    contender = CONTENDERS[name]
+    series.make(Path(folder), tiny=size == "small")
+    return {}
+
+
+def _reduce(family: str, name: str, operation: str, path: str, warm_up: str, reference: str) -> dict[str, Any]:
+    """Time one operation of one contender: imports, lazy imports (by a tiny file) and the page cache are warm.
+
+    `family` is the module with the contenders; `path` and `warm_up` match one file or several.
+    """
+    contender = importlib.import_module(f"benchmarks.{family}").CONTENDERS[name]
     for module in contender.modules:
         importlib.import_module(module)
     run = contender.operations[operation]
     run(contender.setup(warm_up))
-    _read_once(path)
+    for one in glob.glob(path):
+        _read_once(one)
     given = contender.setup(path)
     before = peak_megabytes()
     value, seconds, processor = _timed(lambda: run(given))
@@ -171,6 +181,7 @@ _INDEXES: dict[str, Callable[[str], Any]] = {"h5py": _index_h5py, "hidefix": _in
 
 _TASKS: dict[str, Callable[..., dict[str, Any]]] = {
     "make": _make,
+    "make-series": _make_series,
     "reduce": _reduce,
     "plan": _plan,
     "plan-only": _plan_only,

@@ -43,6 +43,52 @@ def test_every_case_of_ours_runs_and_is_right(files):
     assert "failed" not in text
 
 
+DATASETS = ("grid-mean", "grid-climatology", "grid-weighted", "daily-mean", "daily-climatology", "daily-weighted", "open-200")
+
+
+def test_everything_done_with_xarray_is_right_too(files):
+    results, text = bench(
+        files, *(word for case in DATASETS for word in ("--only", case)), "--with", "activestore", "--with", "alone"
+    )
+    assert tuple(results) == DATASETS
+    for case in DATASETS:
+        (run,) = results[case]["activestore"]
+        # Means of single precision are in single precision, as xarray's are.
+        assert run["error"] < (1e-7 if case.endswith(("mean", "climatology")) else 1e-12), case
+        assert ("(inflate alone)" in results[case]) == (case != "open-200")
+    assert "WRONG" not in text
+    assert "failed" not in text
+
+
+@pytest.mark.parametrize(("case", "peers"), [("daily-climatology", 8), ("open-200", 3)])
+def test_peers_find_the_same_with_xarray(files, case, peers):
+    for module in ("dask", "flox", "hidefix"):
+        pytest.importorskip(module)
+    results, text = bench(files, "--only", case, "--with", "xarray")
+    assert len(results[case]) == peers
+    assert all(run["error"] < 1e-6 for (run,) in results[case].values())
+    assert "speed beside the fastest peer >= 3 x: not measured" in text
+
+
+def test_the_fastest_peer_is_judged_by_its_time_and_by_its_memory():
+    code = """
+from benchmarks.datasets import CASES, remarks, targets
+from benchmarks.report import verdicts
+run = lambda seconds, peak: [{"seconds": seconds, "peak": peak}]
+runs = {"activestore": run(1.0, 100.0), "xarray": run(9.0, 900.0), "xarray + flox": run(4.0, 200.0)}
+runs["(inflate alone)"] = run(0.5, 1.0)
+print(*verdicts(targets(CASES["daily-climatology"], runs)), sep="\\n")
+runs = {"activestore": run(1.0, 100.0), "xarray": run(9.0, 90.0), "xarray, tuned": run(1.5, 80.0)}
+print(*verdicts(targets(CASES["open-200"], runs)), *remarks(CASES["open-200"], runs), sep="\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    speed, memory, opening, tuned = done.stdout.splitlines()
+    assert speed.endswith(": 4 x, met")
+    assert memory.endswith(": 2 x, NOT MET")
+    assert opening.endswith(": 9 x, met")
+    assert tuned.endswith(": 1.50x")
+
+
 def test_the_plan_of_many_chunks(files):
     results, _ = bench(files, "--only", "plan")
     for name in ("activestore, cold", "activestore, the same again", "activestore, variable open"):
