@@ -8,7 +8,7 @@ import importlib.util
 import math
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,9 @@ import h5py
 import numpy as np
 
 from activestore.core.codecs import MAX_CHUNK_BYTES, Codec, hdf5_codec
+from activestore.core.hdf5_attributes import HIDDEN, Text, attribute_sizes, read_attribute
 from activestore.core.hdf5_index import BTree, btree_address
+from activestore.core.hdf5_scales import DIMENSION_ONLY, NOT_COORDINATE, read_dimensions
 from activestore.core.missing import is_unsigned, read_missing
 from activestore.core.packing import read_packing
 from activestore.core.variable import (
@@ -33,25 +35,10 @@ from activestore.core.variable import (
 )
 from activestore.errors import ActivestoreError, NotNumericError, SourceError, UnsupportedError
 
-__all__ = ["find_dataset", "load_plugins", "open_hdf5", "read_variable", "variable_names"]
+__all__ = ["DAMAGE", "find_dataset", "load_plugins", "open_hdf5", "read_variable", "variable_names"]
 
-_NOT_COORDINATE = "_nc4_non_coord_"
-"""netCDF-C's prefix for a variable that has the name of a dimension and is not its coordinate."""
-_DIMENSION_ONLY = b"This is a netCDF dimension but not a netCDF variable"
 _CONVERSION = Codec("conversion of the number format", h5py.h5z.FILTER_NBIT)
 """Stands for numbers stored in a format that NumPy lacks (12 bits, say): only the HDF5 library makes others of them."""
-_HIDDEN = frozenset(
-    {
-        "CLASS",
-        "DIMENSION_LIST",
-        "NAME",
-        "REFERENCE_LIST",
-        "_NCProperties",
-        "_Netcdf4Coordinates",
-        "_Netcdf4Dimid",
-        "_nc3_strict",
-    }
-)
 
 
 @contextmanager
@@ -71,8 +58,8 @@ def open_hdf5(source: ReadableSource) -> Iterator[h5py.File]:
         yield file
 
 
-# What h5py and NumPy raise where metadata contradict each other.
-_DAMAGE = (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError, struct.error)
+DAMAGE = (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError, struct.error)
+"""What h5py and NumPy raise where metadata contradict each other."""
 
 
 @contextmanager
@@ -86,7 +73,7 @@ def _damage_named(uri: str, what: str) -> Iterator[None]:
         yield
     except ActivestoreError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise SourceError(f"{uri}: {what} cannot be read ({error}); is it damaged?") from error
 
 
@@ -107,14 +94,14 @@ def _names(group: h5py.Group, folder: str, above: tuple[object, ...]) -> Iterato
     for key in group:
         node = None if isinstance(group.get(key, getlink=True), h5py.ExternalLink) else group.get(key)
         if isinstance(node, h5py.Dataset) and not _is_dimension_only(node):
-            yield folder + key.removeprefix(_NOT_COORDINATE)
+            yield folder + key.removeprefix(NOT_COORDINATE)
         elif isinstance(node, h5py.Group) and node.id not in above:
             yield from _names(node, f"{folder}{key}/", (*above, node.id))
 
 
 def _is_dimension_only(dataset: h5py.Dataset) -> bool:
     name = dataset.attrs.get("NAME", b"")
-    return isinstance(name, (bytes, np.bytes_)) and bytes(name).startswith(_DIMENSION_ONLY)
+    return isinstance(name, (bytes, np.bytes_)) and bytes(name).startswith(DIMENSION_ONLY)
 
 
 def read_variable(source: ReadableSource, name: str) -> Variable:
@@ -138,7 +125,7 @@ def find_dataset(file: h5py.File, uri: str, name: str) -> h5py.Dataset:
         UnsupportedError: It is a link into another file.
     """
     folder, _, last = name.strip("/").rpartition("/")
-    for candidate in (f"{folder}/{_NOT_COORDINATE}{last}", f"{folder}/{last}"):
+    for candidate in (f"{folder}/{NOT_COORDINATE}{last}", f"{folder}/{last}"):
         node = file.get(candidate.strip("/")) if last else None
         if isinstance(node, h5py.Dataset) and not _is_dimension_only(node):
             if _place(node)[0] != _place(file)[0]:
@@ -157,9 +144,10 @@ def _place(node: h5py.Group | h5py.Dataset) -> tuple[object, int]:
 
 def _variable(file: h5py.File, dataset: h5py.Dataset, source: ReadableSource, name: str) -> Variable:
     stored = _numeric_dtype(dataset, source.uri, name)
-    attrs = _attributes(dataset)
     plist = dataset.id.get_create_plist()
-    dims, shape = _dimensions(file, dataset)
+    sizes = attribute_sizes(dataset.id, plist)
+    attrs = _attributes(dataset, sizes)
+    dims, shape = read_dimensions(file.id, dataset.id, sizes)
     layout = _layout(plist)
     user_filled = plist.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
     plain = _is_as_in_numpy(dataset, stored)
@@ -219,13 +207,15 @@ def _is_as_in_numpy(dataset: h5py.Dataset, dtype: np.dtype[np.generic]) -> bool:
     return _number_type(dataset) in (h5py.h5t.py_create(dtype), *bits)
 
 
-def _attributes(dataset: h5py.Dataset) -> dict[str, object]:
+def _attributes(dataset: h5py.Dataset, sizes: Mapping[bytes, int]) -> dict[str, object]:
     found: dict[str, object] = {}
-    for key in dataset.attrs:
-        if key in _HIDDEN:
+    for name, size in sizes.items():
+        if name in HIDDEN:
             continue
+        key = name.decode("utf-8", "surrogateescape")
         try:
-            found[key] = _attribute(dataset.attrs[key])
+            value = read_attribute(dataset.id, name, size)
+            found[key] = _attribute(dataset.attrs[name] if value is None else value)
         except (OSError, TypeError, RuntimeError):
             found[key] = "<unreadable>"
     return found
@@ -233,6 +223,10 @@ def _attributes(dataset: h5py.Dataset) -> dict[str, object]:
 
 def _attribute(value: Any) -> object:  # Any: h5py gives whatever the file holds
     """Return a value that can be pickled, as netCDF4-python has it: text decoded, numbers in native byte order."""
+    if isinstance(value, Text):
+        errors = "surrogateescape" if value.length is None else "replace"
+        texts = [item.decode("utf-8", errors) for item in value.items]
+        return "" if value.shape is None else texts[0] if len(texts) == 1 else texts
     if isinstance(value, h5py.Empty):
         return "" if value.dtype.kind in "SUO" else np.zeros(0, value.dtype.newbyteorder("="))
     if not isinstance(value, np.ndarray):
@@ -279,63 +273,6 @@ def _layout(plist: Any) -> Layout:  # Any: h5py's low level is untyped
 def _codecs(plist: Any) -> tuple[Codec, ...]:  # Any: h5py's low level is untyped
     filters = (plist.get_filter(i) for i in range(plist.get_nfilters()))
     return tuple(hdf5_codec(code, values, label.decode("utf-8", "replace")) for code, _, values, label in filters)
-
-
-def _dimensions(file: h5py.File, dataset: h5py.Dataset) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return names and lengths; an unlimited dimension can be longer than what this variable has stored."""
-    names, lengths = [], []
-    for dim, length in enumerate(dataset.shape):
-        scale = _scale(dataset, dim)
-        # A scale that was unlinked has no name any more.
-        names.append(f"dim_{dim}" if scale is None or scale.name is None else scale.name.rpartition("/")[2])
-        grows = scale is not None and dataset.maxshape[dim] is None
-        lengths.append(max(length, _unlimited_length(file, scale)) if grows else length)
-    return tuple(names), tuple(lengths)
-
-
-def _unlimited_length(file: h5py.File, scale: h5py.Dataset) -> int:
-    """Return the length of an unlimited dimension: that of the longest variable, its own scale may lag behind."""
-    lengths = list(scale.shape[:1])
-    for reference, dim in scale.attrs.get("REFERENCE_LIST", ()):
-        try:
-            lengths.append(file[reference].shape[dim])
-        except (LookupError, OSError, RuntimeError, TypeError, ValueError):
-            continue  # a variable that was deleted leaves its reference behind
-    return max(lengths, default=0)
-
-
-def _scale(dataset: h5py.Dataset, dim: int) -> h5py.Dataset | None:
-    """Return the dimension scale of one dimension; a coordinate variable is its own."""
-    attrs = dataset.attrs
-    if "DIMENSION_LIST" in attrs:
-        attached = dataset.dims[dim]
-        try:
-            return attached[0] if len(attached) else None
-        except RuntimeError:
-            return None  # a scale that was deleted leaves its reference behind
-    numbers = np.atleast_1d(attrs.get("_Netcdf4Coordinates", ()))
-    found = _scale_of_id(dataset.parent, int(numbers[dim])) if len(numbers) == dataset.ndim else None
-    return dataset if found is None and dim == 0 and _is_scale(dataset) else found
-
-
-def _is_scale(dataset: h5py.Dataset) -> bool:
-    return bool(dataset.attrs.get("CLASS") == b"DIMENSION_SCALE")
-
-
-def _scale_of_id(group: h5py.Group, wanted: int) -> h5py.Dataset | None:
-    """Return netCDF's dimension `wanted`, from this group or one above it."""
-    while True:
-        for node in group.values():
-            # Variables that are no scales carry the number of their first dimension.
-            if isinstance(node, h5py.Dataset) and _is_scale(node) and _dimension_id(node) == wanted:
-                return node
-        if group.name == "/":
-            return None
-        group = group.parent
-
-
-def _dimension_id(scale: h5py.Dataset) -> int:
-    return int(np.atleast_1d(scale.attrs.get("_Netcdf4Dimid", -1))[0])
 
 
 def _table(

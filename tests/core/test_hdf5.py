@@ -395,3 +395,15 @@ def test_truth_values_of_several_bytes_through_the_library(path):
         dataset = h5py.h5d.create(file.id, b"x", stored, h5py.h5s.create_simple((8,)), dcpl=plist)
         dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ones(8, "i4"), mtype=stored)
     assert Active(path, "x").sum() == 8
+
+
+def test_of_several_scales_the_last_counts_as_for_netcdf(tmp_path):
+    path = tmp_path / "scales.nc"
+    with h5py.File(path, "w") as file:
+        file["a"] = np.zeros(3)
+        for name in ("first", "last"):
+            file[name] = np.arange(3)
+            file[name].make_scale()
+            file["a"].dims[0].attach_scale(file[name])
+    with netCDF4.Dataset(path) as file:
+        assert file["a"].dimensions == Active(path, "a").dims == ("last",)
