@@ -1,0 +1,284 @@
+"""What a group of a netCDF-4 file has, in one pass: its variables, dimensions and attributes.
+
+It treats what nearly all files are made of, and says of the rest that it cannot: records, enumerations, lists,
+references, links, dimensions without a scale.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from h5py import h5, h5d, h5ds, h5g, h5p, h5r, h5s, h5t
+
+from activestore.core.hdf5 import DAMAGE, open_hdf5
+from activestore.core.hdf5_attributes import HIDDEN, Text, Value, attribute_sizes, number_types, read_attribute
+from activestore.core.hdf5_scales import DIMENSION_ONLY, NOT_COORDINATE, attached_scales, longest_attached
+from activestore.core.variable import ReadableSource
+
+__all__ = ["Group", "Outline", "read_group"]
+_POINTER = 16
+"""Bytes that a text of varying length takes among the attributes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A variable without its chunk table."""
+
+    dims: tuple[str, ...]
+    """Names of the dimensions."""
+    shape: tuple[int, ...]
+    """Their lengths; of an unlimited dimension, what the longest variable along it has."""
+    dtype: np.dtype[Any]
+    """Stored type, as h5py gives it: numbers of 1 to 16 bytes, fixed text "S", or varying text "O"."""
+    attrs: Mapping[str, Value]
+    """Attributes as they are stored, without those by which HDF5 and netCDF-4 keep their books."""
+    chunks: tuple[int, ...] | None
+    """Shape of a chunk, None if it is not stored in chunks."""
+    filters: tuple[tuple[int, tuple[int, ...]], ...]
+    """Number and settings of each filter of its chunks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What a group has, subgroups apart."""
+
+    attrs: Mapping[str, Value]
+    """Attributes as they are stored."""
+    variables: Mapping[str, Outline]
+    """Variables in the order of the file."""
+    dims: Mapping[str, int]
+    """Lengths of the dimensions that the group defines."""
+    unlimited: frozenset[str]
+    """Which of them can grow."""
+
+
+class _UncertainError(Exception):
+    """Something that only a thorough reader treats for certain."""
+
+
+def read_group(source: ReadableSource, group: str = "") -> Group | None:
+    """Return what a group has; None if there is none, or something in it is not as in nearly all netCDF-4 files.
+
+    Parameters:
+        source: An HDF5 file.
+        group: Its path: "outer/inner".
+
+    Raises:
+        SourceError: The file is damaged, or not HDF5.
+    """
+    path = group.strip("/")
+    with open_hdf5(source) as file:
+        try:
+            return _group(file.id, path.encode().split(b"/") if path else [])
+        except (_UncertainError, *DAMAGE):
+            return None
+
+
+_Place = tuple[int, int]
+"""The address of an object in its file, in the HDF5 library's two parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A dataset that was opened."""
+
+    name: str
+    id: Any  # Any: h5py's low level is untyped
+    creation: Any  # Any: h5py's low level is untyped
+    sizes: Mapping[bytes, int]
+    """Names and sizes of all its attributes."""
+    shape: tuple[int, ...]
+    grows: bool
+    """Whether it is one-dimensional and unlimited."""
+    is_scale: bool
+    is_variable: bool
+
+    def numbers(self, name: bytes) -> list[int]:
+        """Return an attribute of netCDF's own."""
+        value = read_attribute(self.id, name, self.sizes[name]) if name in self.sizes else None
+        if value is None or isinstance(value, Text):
+            raise _UncertainError
+        return [int(number) for number in np.ravel(value)]
+
+
+def _group(file: Any, path: list[bytes]) -> Group:  # Any: h5py's low level is untyped
+    at = h5g.open(file, b"/")
+    above: list[dict[_Place, str]] = []
+    for part in path:
+        if part in (b"", b".", b".."):
+            raise _UncertainError
+        above.append({place: name.decode() for place, name, _ in _members(at, at.get_create_plist())})
+        at = h5g.open(at, part)
+    creation = at.get_create_plist()
+    nodes = {
+        place: _node(h5d.open(at, name), name.decode()) for place, name, kind in _members(at, creation) if kind == h5g.DATASET
+    }
+    dims = _Dimensions(file, nodes, above)
+    variables: dict[str, Outline] = {}
+    for place, node in nodes.items():
+        name = node.name.replace(NOT_COORDINATE, "")
+        if node.is_scale and name != node.name:
+            raise _UncertainError
+        if node.is_variable:
+            if name in variables:
+                raise _UncertainError
+            variables[name] = _outline(node, [(dims.scale(scale), dims.lengths[scale]) for scale in dims.along[place]])
+    scales = {place: node for place, node in nodes.items() if node.is_scale}
+    return Group(
+        attrs=_attrs(at, attribute_sizes(at, creation)),
+        variables=variables,
+        dims={node.name: dims.lengths[place] for place, node in scales.items()},
+        unlimited=frozenset(node.name for node in scales.values() if node.grows),
+    )
+
+
+def _members(group: Any, creation: Any) -> Iterator[tuple[_Place, bytes, int]]:  # Any: h5py's low level is untyped
+    """Yield address, name and kind of each member, in the order that h5py lists them in."""
+    names: list[bytes] = []
+    tracked = creation.get_link_creation_order() & h5p.CRT_ORDER_TRACKED
+    group.links.iterate(names.append, idx_type=h5.INDEX_CRT_ORDER if tracked else h5.INDEX_NAME)
+    for name in names:
+        info = h5g.get_objinfo(group, name, follow_link=False)
+        # Of an object with several names nobody knows which one it goes by.
+        if info.type not in (h5g.DATASET, h5g.GROUP) or info.nlink != 1:
+            raise _UncertainError
+        yield info.objno, name, info.type
+
+
+def _node(dataset: Any, name: str) -> _Node:  # Any: h5py's low level is untyped
+    creation, space = dataset.get_create_plist(), dataset.get_space()
+    if space.get_simple_extent_type() == h5s.NULL:
+        raise _UncertainError
+    shape = space.get_simple_extent_dims()
+    grows = len(shape) == 1 and space.get_simple_extent_dims(True)[0] == h5s.UNLIMITED
+    sizes = attribute_sizes(dataset, creation)
+    is_scale = b"CLASS" in sizes and h5ds.is_scale(dataset)
+    if b"CLASS" in sizes and not is_scale:
+        raise _UncertainError
+    return _Node(name, dataset, creation, sizes, shape, grows, is_scale, not _is_dimension_only(dataset, sizes))
+
+
+def _is_dimension_only(dataset: Any, sizes: Mapping[bytes, int]) -> bool:  # Any: h5py's low level is untyped
+    size = sizes.get(b"NAME", 0)
+    if size != _POINTER and size < len(DIMENSION_ONLY):
+        return False
+    text = read_attribute(dataset, b"NAME", size)
+    if not isinstance(text, Text) or text.length is None or text.shape != ():
+        raise _UncertainError
+    return text.items[0].startswith(DIMENSION_ONLY)
+
+
+def _attrs(owner: Any, sizes: Mapping[bytes, int]) -> dict[str, Value]:  # Any: h5py's low level is untyped
+    found: dict[str, Value] = {}
+    for name, size in sizes.items():
+        if name in HIDDEN:
+            continue
+        value = read_attribute(owner, name, size)
+        if value is None:
+            raise _UncertainError
+        found[name.decode()] = value
+    return found
+
+
+def _outline(node: _Node, scales: list[tuple[_Node, int]]) -> Outline:
+    """Return a variable whose dimensions have these scales and lengths."""
+    if len(scales) != len(node.shape):
+        raise _UncertainError
+    for stored, (scale, length) in zip(node.shape, scales, strict=True):
+        if stored != length and not (scale.grows and stored < length):
+            raise _UncertainError
+    stored_type = node.id.get_type()
+    if isinstance(stored_type, h5t.TypeStringID):
+        dtype = node.id.dtype
+    else:
+        types = number_types(stored_type)
+        if types is None:
+            raise _UncertainError
+        dtype = types[0]
+    creation = node.creation
+    filters = (creation.get_filter(i) for i in range(creation.get_nfilters()))
+    return Outline(
+        dims=tuple(scale.name for scale, _ in scales),
+        shape=tuple(length for _, length in scales),
+        dtype=dtype,
+        attrs=_attrs(node.id, node.sizes),
+        chunks=creation.get_chunk() if creation.get_layout() == h5d.CHUNKED else None,
+        filters=tuple((code, tuple(settings)) for code, _, settings, _ in filters),
+    )
+
+
+class _Dimensions:
+    """The dimensions of a group and of those above it, each known by the address of its scale."""
+
+    def __init__(self, file: Any, nodes: Mapping[_Place, _Node], above: list[dict[_Place, str]]) -> None:  # Any: see _Node
+        """Find the dimensions of the datasets of a group; `above` has the names in the groups above, the root first."""
+        self._file, self._nodes, self._above = file, nodes, above
+        self._outer: dict[_Place, _Node] = {}
+        self.along = {place: self._along(place, node) for place, node in nodes.items()}
+        """The addresses of the scales of each dataset's dimensions."""
+        self.lengths = self._lengths()
+        """The length of the dimension of each scale."""
+
+    def scale(self, place: _Place) -> _Node:
+        """Return a scale by its address."""
+        return self._nodes[place] if place in self._nodes else self._outer[place]
+
+    def _along(self, place: _Place, node: _Node) -> tuple[_Place, ...]:
+        if node.is_scale and b"_Netcdf4Coordinates" in node.sizes:
+            return tuple(self._numbered[number] for number in node.numbers(b"_Netcdf4Coordinates"))
+        if b"DIMENSION_LIST" in node.sizes:
+            # Of several scales, netCDF-C takes the last.
+            return tuple(self._attached(references[-1]) for references in attached_scales(node.id))
+        if node.is_scale and len(node.shape) == 1:
+            return (place,)
+        if node.shape or node.is_scale or any(node.name in names.values() for names in self._above):
+            raise _UncertainError
+        return ()
+
+    @cached_property
+    def _numbered(self) -> dict[int, _Place]:
+        """The scales of the group by netCDF's numbers of dimensions."""
+        scales = {place: node for place, node in self._nodes.items() if node.is_scale}
+        numbered = {number: place for place, node in scales.items() for number in node.numbers(b"_Netcdf4Dimid")}
+        if len(numbered) != len(scales):
+            raise _UncertainError
+        return numbered
+
+    def _attached(self, reference: Any) -> _Place:  # Any: h5py's references
+        scale = h5r.dereference(reference, self._file)
+        place: _Place = h5g.get_objinfo(scale).objno
+        node = self._nodes.get(place) or self._outer.get(place)
+        if node is None:
+            node = self._outer[place] = _node(scale, self._name_above(place))
+        if not node.is_scale:
+            raise _UncertainError
+        return place
+
+    def _name_above(self, place: _Place) -> str:
+        """Return the name of a dataset of a group above; of equal names, only the nearest can be meant."""
+        hidden = {node.name for node in self._nodes.values()}
+        for names in reversed(self._above):
+            if place in names and names[place] not in hidden:
+                return names[place]
+            hidden.update(names.values())
+        raise _UncertainError
+
+    def _lengths(self) -> dict[_Place, int]:
+        seen: dict[_Place, list[int]] = {}
+        attached: Counter[_Place] = Counter()
+        for place, node in self._nodes.items():
+            for scale, length in zip(self.along[place], node.shape, strict=True):
+                seen.setdefault(scale, []).append(length)
+            if b"DIMENSION_LIST" in node.sizes:
+                attached.update(self.along[place])
+        found = {}
+        for place, node in {**self._nodes, **self._outer}.items():
+            if node.is_scale:
+                others = longest_attached(self._file, node.id, known=attached[place]) if node.grows else 0
+                found[place] = max(node.shape[0], others, *(seen.get(place, ()) if node.grows else ()))
+        return found
