@@ -14,6 +14,7 @@ from xarray.backends import BackendArray, H5NetCDFStore
 from xarray.backends.common import AbstractDataStore
 from xarray.core import indexing
 
+from activestore.accessor.hdf5_contents import Described, describe
 from activestore.accessor.stored_array import StoredArray, StoredFile
 from activestore.core import classic
 from activestore.core.hdf5 import load_plugins
@@ -76,6 +77,10 @@ def read_contents(file: StoredFile, group: str | None) -> Contents:
             return zarr_contents(file, kept, group)
         if is_classic(kept):
             return _classic_contents(file, kept, group)
+        quick = describe(kept, group)
+        if quick is not None:
+            variables = {name: _variable(file, group, name, one) for name, one in quick.variables.items()}
+            return Contents(variables, quick.attrs, {"unlimited_dims": set(quick.unlimited)})
         with _opened(kept, group) as store:
             variables = {name: _variable(file, group, name, one) for name, one in store.get_variables().items()}
             return Contents(variables, dict(store.get_attrs()), dict(store.get_encoding()))
@@ -109,7 +114,7 @@ def _groups(group: h5netcdf.Group) -> list[str]:
     return [name for one in group.groups.values() for name in (one.name.strip("/"), *_groups(one))]
 
 
-def _variable(file: StoredFile, group: str | None, name: str, variable: xr.Variable) -> xr.Variable:
+def _variable(file: StoredFile, group: str | None, name: str, variable: xr.Variable | Described) -> xr.Variable:
     """Return the variable with its numbers read by us; what holds no numbers is read as xarray does."""
     full = f"{group.strip('/')}/{name}" if group and group.strip("/") else name
     data: BackendArray
@@ -117,7 +122,7 @@ def _variable(file: StoredFile, group: str | None, name: str, variable: xr.Varia
         data = StoredArray(file, full, shape=variable.shape, dtype=np.dtype(variable.dtype.str))
     else:
         data = _ThroughXarray(file, group, name, shape=variable.shape, dtype=variable.dtype)
-    encoding = variable.encoding | {"source": file.source.uri}
+    encoding = {**variable.encoding, "source": file.source.uri}
     return xr.Variable(variable.dims, indexing.LazilyIndexedArray(data), variable.attrs, encoding, fastpath=True)
 
 
