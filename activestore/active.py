@@ -16,11 +16,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from activestore.arrangement import arranged
 from activestore.config import Settings, resolve
 from activestore.core.aggregate import Aggregator
 from activestore.core.backend import Backend
 from activestore.core.conditions import Condition, parse_condition
-from activestore.core.dispatch import Fallback, Outcome, concurrently, run
+from activestore.core.dispatch import Fallback, Outcome, concurrently, default_workers, run
 from activestore.core.groups import By, group_selection
 from activestore.core.joined import JoinedPlan
 from activestore.core.metadata import locate, read_variable
@@ -33,9 +34,10 @@ from activestore.core.variable import Variable
 from activestore.display import chunk_grid_svg, page
 from activestore.errors import ConfigurationError, CorruptChunkError, FallbackWarning, JoinError, ReductionError
 from activestore.explanation import Explanation, explain
-from activestore.parts import METADATA_READS, Part, Parts, join
+from activestore.parts import READS, Part, Parts, join, join_parts, reads_at_once
 from activestore.plugins import default_plugins
 from activestore.result import Report, Result
+from activestore.series import Address, Addresses, files_of, is_local
 from activestore.source import Source, open_source
 
 __all__ = ["Active", "Axis"]
@@ -69,9 +71,10 @@ class Active:
 
     def __init__(  # noqa: PLR0913  # the one door has all the options
         self,
-        source: str | os.PathLike[str] | Source,
+        source: Addresses,
         variable: str,
         *,
+        dim: int | str | None = None,
         backend: str | Backend | None = None,
         server: str | None = None,
         storage_options: Mapping[str, object] | None = None,
@@ -85,8 +88,12 @@ class Active:
 
         Parameters:
             source: Path or address of a netCDF or HDF5 file: a local path, `s3://bucket/key`, `https://…`, or any address
-                that fsspec reads. Or a source that is open already, as `open_source` gives it.
+                that fsspec reads. Or a source that is open already, as `open_source` gives it. Several files are joined: a
+                list of them, in their order; a pattern ("data/tas_*.nc"); or a folder ("data/", "s3://bucket/run/"), whose
+                netCDF and HDF5 files are taken. Those of a pattern or folder are sorted by their coordinates, or by name.
             variable: Name of the variable, with its groups: "group/var".
+            dim: The dimension along which several files are joined, by name or number; by default the one along which
+                lengths or coordinates differ.
             backend: Who computes the chunks: a name from `activestore backends`, or a backend of your own. The route of
                 the address, if one is configured, by default; else "reductionist" if there is a `server`, else "posix".
             server: Address of the server that computes, for backends that have one.
@@ -106,6 +113,7 @@ class Active:
             VariableNotFoundError: It has no such variable; the message names what is near.
             NotNumericError: The variable holds text or records.
             ConfigurationError: An option is not understood.
+            JoinError: Files do not fit together, or it cannot be told how.
         """
         given = {
             "backend": backend,
@@ -117,11 +125,16 @@ class Active:
             "fallback": fallback,
             "progress": progress,
         }
-        address = os.fsdecode(source) if isinstance(source, (str, bytes, os.PathLike)) else source.uri
-        settings, options = resolve(address, given)
-        _check_name(settings.backend, settings.origins["backend"])
-        opened = open_source(source, options) if isinstance(source, (str, bytes, os.PathLike)) else source
-        self._parts = Parts.single(opened, read_variable(opened, variable), settings)
+        files = files_of(source, lambda address: resolve(address, given)[1])
+        if len(files) == 1:
+            self._parts = _opened(files[0], variable, given)
+        else:
+            at_once = default_workers() if all(map(is_local, files)) else READS
+            opened = concurrently(lambda file: _opened(file, variable, given), files, at_once)
+            parts, axis = arranged([one.first for one in opened], dim, listed=isinstance(source, (list, tuple)))
+            self._parts = join_parts(parts, axis)
+        if dim is not None:
+            normalize_axes(dim, self._parts.variable.dims)
         self._selection = self._parts.whole
 
     def with_options(
@@ -558,6 +571,15 @@ class Active:
         return page(repr(self), chunk_grid_svg(self.plan("count")))
 
 
+def _opened(source: Address, variable: str, given: Mapping[str, object]) -> Parts:
+    """Return the variable of one file; `given` are the options that the user gave, None where nothing was given."""
+    address = os.fsdecode(source) if isinstance(source, (str, bytes, os.PathLike)) else source.uri
+    settings, options = resolve(address, given)
+    _check_name(settings.backend, settings.origins["backend"])
+    opened = open_source(source, options) if isinstance(source, (str, bytes, os.PathLike)) else source
+    return Parts.single(opened, read_variable(opened, variable), settings)
+
+
 def _check_name(backend: str | Backend, origin: str = "") -> None:
     """Refuse a name that no backend has, and say where it came from unless that is plain to see.
 
@@ -579,9 +601,9 @@ def _unchanged(parts: Sequence[Part]) -> Iterator[None]:
     try:
         yield
     except CorruptChunkError:
-        concurrently(Part.check_unchanged, parts, METADATA_READS)
+        concurrently(Part.check_unchanged, parts, reads_at_once([part.source for part in parts]))
         raise
-    concurrently(Part.check_unchanged, parts, METADATA_READS)
+    concurrently(Part.check_unchanged, parts, reads_at_once([part.source for part in parts]))
 
 
 @contextmanager

@@ -37,6 +37,7 @@ from activestore.listing import (
     variable_record,
     variables_table,
 )
+from activestore.series import files_of
 from activestore.serving import SERVE_EPILOG, add_serve, serve
 from activestore.site_commands import FAILED, OK, backends, cache_clear, cache_ls, failed, print_json
 from activestore.source import Source, open_source
@@ -70,6 +71,7 @@ examples:
   activestore reduce tas.nc tas --axis time -o mean.nc                   a map, as a netCDF file
   activestore reduce tas.nc tas --axis lat,lon --select "time=0:120"     a series of the first 120 steps
   activestore reduce tas.nc tas --select "time=-12:,lat=[1,5,9],lon=0"   the last 12, three rows, one column
+  activestore reduce "tas_*.nc" tas --axis time                          many files as one, joined along time
   activestore reduce tas.nc tas --axis time --explain                    what it would read; reads nothing
 
 --select takes dimensions by name (or number): Python slices start:stop:step, positions, or lists of positions, all
@@ -215,7 +217,9 @@ def _add_inspect(command: argparse.ArgumentParser) -> None:
 
 
 def _add_reduce(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", metavar="FILE", help="a netCDF or HDF5 file: a path, s3://bucket/key, https://…")
+    command.add_argument(
+        "file", metavar="FILE", help='a netCDF or HDF5 file: a path, s3://bucket/key, https://…; several: "tas_*.nc", folder/'
+    )
     command.add_argument("variable", metavar="VAR", help="a numeric variable, with its groups: group/var")
     what = command.add_argument_group("what is computed")
     what.add_argument(
@@ -223,6 +227,7 @@ def _add_reduce(command: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--axis", metavar="DIM", action="append", help="dimensions to reduce, by name or number (all)")
     what.add_argument("--select", metavar="PART", action="append", default=[], help='a part: "time=0:120,lat=[1,5,9],lon=0"')
+    what.add_argument("--dim", metavar="DIM", help="the dimension along which several files are joined (where they differ)")
     what.add_argument("--keepdims", action="store_true", help="keep reduced dimensions, with the length 1")
     what.add_argument("--no-skipna", action="store_true", help="let a NaN make the result NaN")
     what.add_argument("--ddof", metavar="N", type=float, help="taken from the count in the divisor of var and std (0)")
@@ -255,8 +260,15 @@ def _add_store(command: argparse.ArgumentParser) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    _, options = resolve(arguments.file, {"storage_options": options_of(arguments.storage_option, "--storage-option")})
-    source = open_source(arguments.file, options)
+    given = {"storage_options": options_of(arguments.storage_option, "--storage-option")}
+    files = files_of(arguments.file, lambda address: resolve(address, given)[1])
+    if len(files) > 1:
+        first = printable(files[0])
+        raise ConfigurationError(
+            f"{arguments.file}: are {len(files):,} files; inspect one of them: activestore inspect {first}"
+        )
+    _, options = resolve(arguments.file, given)
+    source = open_source(files[0], options)
     if arguments.variable is not None:
         variable = locate(read_variable(source, arguments.variable), source)
         print_json({"source": source.uri, **variable_record(variable)}) if arguments.json else print(variable_page(variable))
@@ -296,7 +308,7 @@ def _reduce(arguments: argparse.Namespace) -> int:
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if arguments.explain and arguments.output is not None:
         raise ConfigurationError("--explain computes nothing that -o could write; give one of them")
-    active = Active(arguments.file, arguments.variable, **options)
+    active = Active(arguments.file, arguments.variable, dim=arguments.dim, **options)
     if arguments.output is not None:
         _export().check_output(arguments.output, active.files, overwrite=arguments.overwrite)
     part = active[parse_selection(arguments.select, active.dims)]

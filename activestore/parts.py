@@ -6,20 +6,31 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
+import numpy as np
+
+from activestore.backends.posix import PosixBackend
 from activestore.config import Settings
-from activestore.core.dispatch import concurrently
+from activestore.core.aggregate import Aggregator
+from activestore.core.dispatch import concurrently, default_workers
 from activestore.core.joined import JoinedPlan, cut, joined_plan, joined_variable
 from activestore.core.metadata import locate
 from activestore.core.plan import Plan, ReductionRequest, plan, touched_chunks
+from activestore.core.reductions import READ
 from activestore.core.selection import Positions, Selection
 from activestore.core.variable import ReadableSource, Variable
 from activestore.errors import ConfigurationError, JoinError, SourceError
 
-__all__ = ["METADATA_READS", "Part", "Parts", "join"]
+__all__ = ["READS", "Part", "Parts", "join", "join_parts", "reads_at_once", "values_of"]
 
-METADATA_READS = 16
-"""Files of which metadata are read at once."""
+READS = 16
+"""Files elsewhere of which metadata are read at once."""
+
+
+def reads_at_once(sources: Sequence[ReadableSource]) -> int:
+    """Return of how many sources metadata are read at once: those of local files take processors, not time."""
+    return READS if any(source.is_remote for source in sources) else default_workers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +116,7 @@ class Parts:
             return plan(dataclasses.replace(request, variable=located)), self.each
         pieces = cut([part.selection for part in self.each], self.dim, request.selection)
         touched = tuple(dataclasses.replace(self.each[one.part], selection=one.selection) for one in pieces)
-        variables = concurrently(_located, touched, METADATA_READS)
+        variables = concurrently(_located, touched, reads_at_once([part.source for part in touched]))
         return joined_plan(request, self.dim, pieces, variables), touched
 
 
@@ -115,6 +126,19 @@ def _located(part: Part) -> Variable:
     return locate(part.variable, part.source, wanted)
 
 
+def values_of(source: ReadableSource, variable: Variable) -> np.ma.MaskedArray[Any, Any]:
+    """Return all values of a small variable, read in this thread."""
+    whole = Selection.whole(variable.shape)
+    work = plan(ReductionRequest(locate(variable, source), whole, (READ,), (), skipna=False))
+    aggregator, backend = Aggregator(work), PosixBackend(source)
+    try:
+        for task in work.tasks():
+            aggregator.add(task, backend.reduce_chunk(task))
+    finally:
+        backend.close()
+    return np.ma.asanyarray(aggregator.values(keepdims=False)[0]["read"])
+
+
 def join(joined: Sequence[tuple[Parts, Selection]], dim: int) -> Parts:
     """Return the parts of several selections, one after the other along a dimension of their variables.
 
@@ -122,7 +146,17 @@ def join(joined: Sequence[tuple[Parts, Selection]], dim: int) -> Parts:
         JoinError: They do not fit together.
         ConfigurationError: A backend of one source is to compute another.
     """
-    each = tuple(part for parts, selection in joined for part in _in_order(parts, selection, dim))
+    return join_parts([part for parts, selection in joined for part in _in_order(parts, selection, dim)], dim)
+
+
+def join_parts(given: Sequence[Part], dim: int) -> Parts:
+    """Return parts one after the other along a dimension of their variables.
+
+    Raises:
+        JoinError: They do not fit together.
+        ConfigurationError: A backend of one source is to compute another.
+    """
+    each = tuple(given)
     first = each[0]
     for part in each[1:]:
         _check_fit(first, part, dim)

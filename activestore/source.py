@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,13 +17,62 @@ from activestore.errors import SourceError, SourceNotFoundError, UnsupportedErro
 from activestore.origin import Origin
 from activestore.redaction import public_address, without_secrets
 
-__all__ = ["LocalSource", "Source", "open_file", "open_source"]
+__all__ = ["LocalSource", "Source", "local_path", "open_file", "open_source"]
 
 _STORE_NAMES = (".zarr", ".parq", ".parquet")
 """How the addresses of stores, and of folders of references, usually end."""
 
 Source = ReadableSource
 """What a source offers: `uri`, `size`, `version`, `read_ranges`, `metadata`, `for_hdf5`."""
+
+
+_MOST_OPEN = 256
+"""Files that are kept open; others are opened for each read."""
+
+
+class _Descriptor:
+    """An open file; of those beyond `_MOST_OPEN`, one that is opened anew each time."""
+
+    _kept = 0
+    _lock = threading.Lock()
+
+    def __init__(self, path: str) -> None:
+        """Open the file at `path`."""
+        self._path = path
+        descriptor = _open(path)
+        self.status = os.fstat(descriptor)
+        """What was known of it when it was opened."""
+        with self._lock:
+            keeps = _Descriptor._kept < _MOST_OPEN
+            _Descriptor._kept += keeps
+        self._descriptor = descriptor if keeps else None
+        if keeps:
+            weakref.finalize(self, _let_go, descriptor)
+        else:
+            os.close(descriptor)
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[int, os.stat_result]]:
+        """Give a descriptor for the length of a `with` block, and what is known of the file that it is of."""
+        if self._descriptor is not None:
+            yield self._descriptor, self.status
+            return
+        descriptor = _open(self._path)
+        try:
+            yield descriptor, os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _open(path: str) -> int:
+    # A pipe would have to be waited for.
+    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
+def _let_go(descriptor: int) -> None:
+    os.close(descriptor)
+    with _Descriptor._lock:
+        _Descriptor._kept -= 1
 
 
 class LocalSource:
@@ -41,9 +91,8 @@ class LocalSource:
             # Before it is opened: a pipe would have to be waited for.
             if not stat.S_ISREG(_status(self._path).st_mode):
                 raise SourceError(f"{path}: is not a regular file; name a netCDF or HDF5 file")
-            self._descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            weakref.finalize(self, os.close, self._descriptor)
-            status = os.fstat(self._descriptor)
+            self._file = _Descriptor(self._path)
+            status = self._file.status
         self._size = status.st_size
         self._version = _version(status)
         self.origin = Origin("file", Path(self._path).as_uri())
@@ -94,14 +143,16 @@ class LocalSource:
         Raises:
             SourceError: The disk does not give them.
         """
-        with map_errors(self._uri):
-            return [self._read(offset, size) for offset, size in ranges]
+        with map_errors(self._uri), self._file.opened() as (descriptor, status):
+            if _version(status) != self._version:
+                raise SourceError(f"{self._uri}: has changed since it was opened; make a new Active of it")
+            return [self._read(descriptor, offset, size) for offset, size in ranges]
 
-    def _read(self, offset: int, size: int) -> bytes:
+    def _read(self, descriptor: int, offset: int, size: int) -> bytes:
         size = max(0, min(size, self._size - offset))
-        data = os.pread(self._descriptor, size, offset) if size else b""
+        data = os.pread(descriptor, size, offset) if size else b""
         while len(data) < size:
-            more = os.pread(self._descriptor, size - len(data), offset + len(data))
+            more = os.pread(descriptor, size - len(data), offset + len(data))
             if not more:
                 break
             data += more
@@ -146,7 +197,7 @@ def open_source(uri: str | os.PathLike[str], storage_options: Mapping[str, objec
         activestore.errors.SourceNotFoundError: no/such/file.nc: no such file; check the path
     """
     text, options = os.fsdecode(uri), dict(storage_options or {})
-    path = _local_path(text)
+    path = local_path(text)
     if path is not None and os.path.isdir(path):
         found = _open_store(path, options)
         if found is None:
@@ -168,13 +219,13 @@ def open_source(uri: str | os.PathLike[str], storage_options: Mapping[str, objec
 
 def open_file(uri: str, storage_options: Mapping[str, object]) -> Source:
     """Return the file at `uri`, whatever is in it; parameters and errors are those of `open_source`."""
-    path = _local_path(uri)
+    path = local_path(uri)
     if path is not None:
         return LocalSource(path)
     return _open_remote(uri, uri.partition("://")[0].lower(), dict(storage_options))
 
 
-def _local_path(uri: str) -> str | None:
+def local_path(uri: str) -> str | None:
     """Return the path that an address is on this machine, None if it is elsewhere."""
     scheme, colon, _ = uri.partition("://")
     # A file may have two colons in its name; an address that fsspec chains has them too.
@@ -205,7 +256,7 @@ def _open_store(uri: str, options: dict[str, Any]) -> Source | None:  # Any: opt
     from activestore.object_sources.stores import FsspecObjects, LocalObjects  # noqa: PLC0415  # the same
     from activestore.object_sources.zarr import ZarrSource  # noqa: PLC0415  # the same
 
-    path, (reached, targets) = _local_path(uri), split_options(options)
+    path, (reached, targets) = local_path(uri), split_options(options)
     if path is not None:
         store = ZarrSource(LocalObjects(path), (LocalObjects, (os.path.abspath(path),)))
     else:
