@@ -34,7 +34,7 @@ from activestore.core.variable import Variable
 from activestore.display import chunk_grid_svg, page
 from activestore.errors import ConfigurationError, CorruptChunkError, FallbackWarning, JoinError, ReductionError
 from activestore.explanation import Explanation, explain
-from activestore.parts import READS, Part, Parts, join, join_parts, reads_at_once
+from activestore.parts import METADATA_READS, Part, Parts, join, join_parts, reads_at_once
 from activestore.plugins import default_plugins
 from activestore.result import Report, Result
 from activestore.series import Address, Addresses, files_of, is_local
@@ -129,7 +129,7 @@ class Active:
         if len(files) == 1:
             self._parts = _opened(files[0], variable, given)
         else:
-            at_once = default_workers() if all(map(is_local, files)) else READS
+            at_once = default_workers() if all(map(is_local, files)) else METADATA_READS
             opened = concurrently(lambda file: _opened(file, variable, given), files, at_once)
             parts, axis = arranged([one.first for one in opened], dim, listed=isinstance(source, (list, tuple)))
             self._parts = join_parts(parts, axis)

@@ -263,12 +263,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
     given = {"storage_options": options_of(arguments.storage_option, "--storage-option")}
     files = files_of(arguments.file, lambda address: resolve(address, given)[1])
     if len(files) > 1:
-        first = printable(files[0])
-        raise ConfigurationError(
-            f"{arguments.file}: are {len(files):,} files; inspect one of them: activestore inspect {first}"
-        )
-    _, options = resolve(arguments.file, given)
-    source = open_source(files[0], options)
+        raise ConfigurationError(f"{arguments.file}: are {len(files):,} files; inspect one of them, such as {files[0]}")
+    file = str(files[0])
+    source = open_source(file, resolve(file, given)[1])
     if arguments.variable is not None:
         variable = locate(read_variable(source, arguments.variable), source)
         print_json({"source": source.uri, **variable_record(variable)}) if arguments.json else print(variable_page(variable))

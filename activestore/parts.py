@@ -22,15 +22,15 @@ from activestore.core.selection import Positions, Selection
 from activestore.core.variable import ReadableSource, Variable
 from activestore.errors import ConfigurationError, JoinError, SourceError
 
-__all__ = ["READS", "Part", "Parts", "join", "join_parts", "reads_at_once", "values_of"]
+__all__ = ["METADATA_READS", "Part", "Parts", "join", "join_parts", "reads_at_once", "values_of"]
 
-READS = 16
+METADATA_READS = 16
 """Files elsewhere of which metadata are read at once."""
 
 
 def reads_at_once(sources: Sequence[ReadableSource]) -> int:
     """Return of how many sources metadata are read at once: those of local files take processors, not time."""
-    return READS if any(source.is_remote for source in sources) else default_workers()
+    return METADATA_READS if any(source.is_remote for source in sources) else default_workers()
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ def _remote_folder(address: str, options: Mapping[str, Any]) -> list[Address]:
     from activestore.fsspec_errors import named_errors  # noqa: PLC0415  # the same
 
     with named_errors(address):
-        files, path = fsspec.core.url_to_fs(address, **options)
+        files, path = fsspec.core.url_to_fs(address, **{"use_listings_cache": False, **options})
         entries = files.ls(path.rstrip("/"), detail=True)
     own = {entry["name"].rstrip("/").rpartition("/")[2]: entry["name"] for entry in entries if entry.get("type") == "file"}
     if _OF_STORES & own.keys():
@@ -116,7 +116,7 @@ def _remote_matches(address: str, options: Mapping[str, Any]) -> list[Address]:
     from activestore.fsspec_errors import named_errors  # noqa: PLC0415  # the same
 
     with named_errors(address):
-        files, path = fsspec.core.url_to_fs(address, **options)
+        files, path = fsspec.core.url_to_fs(address, **{"use_listings_cache": False, **options})
         if files.isfile(path):
             return []
         found = sorted(files.glob(path))

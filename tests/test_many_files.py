@@ -209,3 +209,281 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path, paths):
         Active.concatenate([active], "time")
     with pytest.raises(JoinError, match="say how each is decoded"):
         active.with_decoding(dtype=active.dtype, missing=Active(paths[0], NAME).variable.missing, packing=None)
+
+
+def write_times(path, times, *, units="days since 2000-01-01", calendar="standard", lat=(10.0, 20.0), shape=None, **attrs):
+    """Write a file with the variable "tas" (time, lat), each number of which tells its time."""
+    with netCDF4.Dataset(path, "w") as file:
+        file.createDimension("time", None)
+        file.createDimension("lat", len(lat))
+        time = file.createVariable("time", "f8", ("time",))
+        time[:] = times
+        time.setncatts({"units": units, "calendar": calendar})
+        file.createVariable("lat", "f8", ("lat",))[:] = lat
+        tas = file.createVariable("tas", "f4", ("time", "lat"))
+        tas.setncatts(attrs)
+        tas[:] = np.arange(len(times) * len(lat)).reshape(len(times), len(lat)) + 1000 * float(Path(path).stem[-1])
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three files whose names are not in the order of their times, and something else."""
+    write_times(tmp_path / "tas_1.nc", [20, 21], units="days since 2000-01-01")
+    write_times(tmp_path / "tas_2.nc", [10, 11, 12], units="days since 2000-01-01")
+    write_times(tmp_path / "tas_3.nc", [24], units="hours since 2000-02-01")
+    (tmp_path / "README.txt").write_text("no file of data")
+    return tmp_path
+
+
+def numbers(folder, *names):
+    found = []
+    for name in names:
+        with netCDF4.Dataset(folder / f"tas_{name}.nc") as file:
+            found.append(file["tas"][:])
+    return np.ma.concatenate(found)
+
+
+@pytest.mark.parametrize("what", ["tas_*.nc", "tas_[0-9].nc", "", "**/tas_?.nc"])
+def test_files_of_a_pattern_or_folder_are_sorted_by_time(folder, what):
+    active = Active(folder / what, "tas")
+    assert active.files == tuple(str(folder / f"tas_{name}.nc") for name in (2, 1, 3))
+    np.testing.assert_array_equal(active.read(), numbers(folder, 2, 1, 3))
+    assert active.dims == ("time", "lat")
+
+
+def test_a_list_keeps_its_order_and_has_to_be_in_order(folder):
+    files = [folder / f"tas_{name}.nc" for name in (2, 1, 3)]
+    np.testing.assert_array_equal(Active(files, "tas").read(), numbers(folder, 2, 1, 3))
+    np.testing.assert_array_equal(Active(tuple(map(str, files)), "tas", dim="time").read(), numbers(folder, 2, 1, 3))
+    with pytest.raises(JoinError, match=r"tas_1\.nc: is not where it belongs along 'time'.*the first is .*tas_2\.nc"):
+        Active(sorted(files), "tas")
+    as_they_are = Active.concatenate([Active(file, "tas") for file in sorted(files)], "time")
+    np.testing.assert_array_equal(as_they_are.read(), numbers(folder, 1, 2, 3))
+
+
+def test_open_sources_and_single_files(folder):
+    from activestore.source import open_source
+
+    files = [folder / f"tas_{name}.nc" for name in (2, 1)]
+    np.testing.assert_array_equal(Active([open_source(file) for file in files], "tas").read(), numbers(folder, 2, 1))
+    one = Active([files[0]], "tas")
+    assert one.files == (str(files[0]),)
+    assert repr(Active(folder / "tas_1*", "tas")) == repr(Active(files[1], "tas"))
+    assert one.variable.table.offset.size
+
+
+def test_a_name_that_looks_like_a_pattern_is_a_name(tmp_path):
+    path = write_times(tmp_path / "tas_[1]?0.nc", [1])
+    assert Active(path, "tas").files == (str(path),)
+
+
+def test_times_that_fall_and_files_of_one_time(tmp_path):
+    for name, times in {1: [3, 2], 2: [9, 7], 3: [5, 4]}.items():
+        write_times(tmp_path / f"tas_{name}.nc", times)
+    assert [file[-4] for file in Active(tmp_path, "tas").files] == ["2", "3", "1"]
+    for name in (1, 2, 3):
+        write_times(tmp_path / f"tas_{name}.nc", [10 - name])
+    assert [file[-4] for file in Active(tmp_path, "tas").files] == ["3", "2", "1"]
+    falling = Active([tmp_path / f"tas_{name}.nc" for name in (1, 2, 3)], "tas")
+    assert [file[-4] for file in falling.files] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("calendar", "units"), [("noleap", "days since 2001-01-01"), ("360_day", "days since 2000-12-30"), ("gregorian", "x")]
+)
+def test_times_of_other_units_or_calendars(tmp_path, calendar, units):
+    write_times(tmp_path / "tas_1.nc", [400, 401], calendar=calendar)
+    write_times(tmp_path / "tas_2.nc", [0, 1], units=units, calendar=calendar)
+    order = [file[-4] for file in Active(tmp_path, "tas", dim="time").files]
+    # 400 days after 2000 began are later than 2001 began; units that are no times tell nothing.
+    assert order == (["1", "2"] if units == "x" else ["2", "1"])
+
+
+def test_files_without_coordinates_are_joined_by_name(tmp_path):
+    for name, length in {"c": 2, "a": 3, "b": 0}.items():
+        with netCDF4.Dataset(tmp_path / f"{name}.nc", "w") as file:
+            file.createDimension("t", None)
+            file.createDimension("y", 2)
+            file.createVariable("v", "i4", ("t", "y"))[:] = np.full((length, 2), ord(name))
+    found = Active(tmp_path, "v")
+    assert found.read()[:, 0].tolist() == [97, 97, 97, 99, 99]
+    alike = [tmp_path / "a.nc", tmp_path / "a.nc"]
+    with pytest.raises(JoinError, match=r"it cannot be told along which dimension .* say dim= one of 't', 'y'"):
+        Active(alike, "v")
+    assert Active(alike, "v", dim="y").shape == (3, 4)
+
+
+def test_coordinates_that_overlap_are_refused(folder):
+    write_times(folder / "tas_4.nc", [21, 22])
+    with pytest.raises(JoinError, match=r"tas_1\.nc and .*tas_4\.nc: overlap along 'time'"):
+        Active(folder, "tas")
+    write_times(folder / "tas_4.nc", [40, 39, 50])
+    with pytest.raises(JoinError, match="'time' rises in places and falls in others"):
+        Active(folder, "tas")
+
+
+def test_other_dimensions_have_to_be_the_same(folder):
+    write_times(folder / "tas_4.nc", [90], lat=(10.0, 30.0))
+    with pytest.raises(JoinError, match=r"tas_4\.nc: have other coordinates along 'lat'"):
+        Active(folder, "tas")
+    write_times(folder / "tas_4.nc", [90], lat=(10.0, 20.0, 30.0))
+    with pytest.raises(JoinError, match=r"tas_4\.nc: differ in the lengths of 'time' and 'lat'"):
+        Active([folder / "tas_1.nc", folder / "tas_4.nc"], "tas")
+    with pytest.raises(JoinError, match=r"the dimension 'lat' has the lengths 2 and 3"):
+        Active([folder / "tas_1.nc", folder / "tas_4.nc"], "tas", dim="time")
+    with pytest.raises(SelectionError, match="no axis 'level'"):
+        Active(folder / "tas_[12].nc", "tas", dim="level")
+    with pytest.raises(SelectionError, match="no axis 'level'"):
+        Active(folder / "tas_1.nc", "tas", dim="level")
+
+
+def test_what_is_missing_is_named(folder):
+    from activestore.errors import SourceNotFoundError, VariableNotFoundError
+
+    with netCDF4.Dataset(folder / "tas_9.nc", "w") as file:
+        file.createDimension("time", 1)
+        file.createVariable("ta", "f4", ("time",))
+    with pytest.raises(VariableNotFoundError, match=r"tas_9\.nc: no variable 'tas'; did you mean 'ta'"):
+        Active(folder, "tas")
+    with pytest.raises(JoinError, match="the list is empty"):
+        Active([], "tas")
+    with pytest.raises(SourceNotFoundError, match="no file matches this pattern"):
+        Active(folder / "pr_*.nc", "pr")
+    with pytest.raises(SourceNotFoundError, match=r"has no files directly in it that end in \.nc"):
+        Active(folder.parent, "tas")
+    with pytest.raises(SourceNotFoundError, match=r"tas_8\.nc: no such file"):
+        Active([folder / "tas_1.nc", folder / "tas_8.nc"], "tas")
+    active = Active(folder / "tas_[12].nc", "tas")
+    (folder / "tas_1.nc").unlink()
+    with pytest.raises(SourceNotFoundError, match=r"tas_1\.nc: no such file"):
+        active.sum()
+
+
+def test_groups_and_conditions_hold_for_all_files(paths):
+    active, values = joined(paths), series.reference(paths, 0)
+    labels = np.array([2, 0, 0, 1, -1, 2, 2, 1, 0, 3, 3, 3, 0, 1])
+    found = active.run(("mean", "max", "count"), ("a", "c"), by={"a": labels}, where="> -3.25 and < 60")
+    for group in range(4):
+        part = np.ma.masked_outside(values[labels == group], -3.2499, 59.9999).astype("f8")
+        np.testing.assert_allclose(found.values["mean"][group], part.mean(axis=(0, 2)), rtol=1e-12)
+        np.testing.assert_array_equal(found.values["max"][group], part.max(axis=(0, 2)))
+        np.testing.assert_array_equal(found.values["count"][group], part.count(axis=(0, 2)))
+
+
+def test_the_command_line_takes_patterns(folder, capsys):
+    from activestore.cli import main
+
+    assert main(["reduce", str(folder / "tas_*.nc"), "tas", "--op", "count", "--axis", "time"]) == 0
+    assert "6" in capsys.readouterr().out
+    assert main(["reduce", str(folder), "tas", "--dim", "time", "-o", str(folder / "mean.nc"), "--axis", "time"]) == 0
+    with netCDF4.Dataset(folder / "mean.nc") as file:
+        np.testing.assert_allclose(file["tas"][:], numbers(folder, 2, 1, 3).astype("f8").mean(axis=0))
+        assert file["lat"][:].tolist() == [10, 20]
+    assert main(["reduce", str(folder / "tas_*.nc"), "tas", "-o", str(folder / "tas_2.nc"), "--overwrite"]) == 2
+    assert "is the file that is read" in capsys.readouterr().err
+    assert main(["inspect", str(folder / "tas_*.nc")]) == 2
+    assert "are 3 files; inspect one of them, such as" in capsys.readouterr().err
+    assert main(["inspect", str(folder / "tas_2*")]) == 0
+
+
+def test_files_elsewhere_are_listed_by_fsspec(folder):
+    import fsspec
+
+    files = fsspec.filesystem("memory")
+    for path in folder.glob("tas_*.nc"):
+        files.pipe(f"/run1/{path.name}", path.read_bytes())
+    try:
+        for address in ("memory://run1/tas_*.nc", "memory://run1/"):
+            active = Active(address, "tas")
+            np.testing.assert_array_equal(active.read(), numbers(folder, 2, 1, 3))
+            np.testing.assert_array_equal(pickle.loads(pickle.dumps(active)).read(), active.read())
+        with pytest.raises(SourceError, match="no file matches this pattern"):
+            Active("memory://run1/pr*.nc", "tas")
+    finally:
+        files.rm("/run1", recursive=True)
+
+
+def test_routes_are_chosen_for_each_file(folder, monkeypatch):
+    config = folder / "config.toml"
+    config.write_text(f'[[route]]\nmatch = "{folder}/tas_2.nc"\nbackend = "reductionist"\nserver = "http://127.0.0.1:9"\n')
+    monkeypatch.setenv("ACTIVESTORE_CONFIG", str(config))
+    active = Active(folder, "tas")
+    assert [part.settings.backend for part in active._parts.each] == ["reductionist", "posix", "posix"]
+    assert {part.settings.backend for part in active.with_options(backend="posix")._parts.each} == {"posix"}
+
+
+SERIES_OF_MANY = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
+from activestore import Active
+from activestore.errors import SourceError
+folder = Path(sys.argv[1])
+active = Active(folder, "v", workers=3)
+assert len(active.files) == 1500, len(active.files)
+assert active.sum() == sum(range(1500)) * 2
+assert active.read()[:, 0].tolist() == list(range(1500))
+del active
+again = Active(folder, "v")
+(folder / "1499.nc").write_bytes((folder / "0000.nc").read_bytes())
+try:
+    again.sum()
+except SourceError as error:
+    assert "1499.nc: has changed" in str(error), error
+else:
+    raise AssertionError
+print("done")
+"""
+
+
+def test_more_files_than_a_process_may_have_open(tmp_path):
+    import subprocess
+    import sys
+
+    with netCDF4.Dataset(tmp_path / "one", "w", format="NETCDF3_CLASSIC") as file:
+        file.createDimension("t", None)
+        file.createDimension("y", 2)
+        file.createVariable("v", "i4", ("t", "y"))[:] = np.full((1, 2), 123456789)
+    content, mark = (tmp_path / "one").read_bytes(), (123456789).to_bytes(4, "big")
+    (tmp_path / "one").unlink()
+    for i in range(1500):
+        (tmp_path / f"{i:04}.nc").write_bytes(content.replace(mark, i.to_bytes(4, "big")))
+    # Without coordinates, and all of one length: the dimension has to be named.
+    program = SERIES_OF_MANY.replace('Active(folder, "v"', 'Active(folder, "v", dim="t"')
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "done\n", done.stderr
+
+
+def real_series():
+    """Return the files of the corpus that are parts of one series, by what their names have in common."""
+    import re
+
+    from tests.corpus import corpus_files
+
+    found: dict[tuple[Path, str], list[Path]] = {}
+    for path in corpus_files():
+        match = re.fullmatch(r"(.+)_\d{4,14}-\d{4,14}\.nc", path.name)
+        if match:
+            found.setdefault((path.parent, match[1]), []).append(path)
+    return [files for files in found.values() if len(files) > 1]
+
+
+@pytest.mark.parametrize("files", real_series(), ids=lambda files: files[0].name)
+def test_series_of_the_corpus(files):
+    name = files[0].name.split("_")[0]
+    values = []
+    for path in files:
+        with netCDF4.Dataset(path) as file:
+            if name not in file.variables:
+                pytest.skip(f"no variable {name!r}")
+            values.append(file[name][...])
+    wanted = np.ma.concatenate(values).astype("f8")
+    active = Active(list(reversed(files))[::-1], name)
+    pattern = str(files[0].parent / f"{files[0].name.rpartition('_')[0]}_*.nc")
+    assert Active(pattern, name).files == active.files
+    assert active.shape == wanted.shape
+    for axis in (None, 0, (1, 2)):
+        np.testing.assert_allclose(np.ma.filled(active.mean(axis), 0), np.ma.filled(wanted.mean(axis), 0), rtol=1e-12)
+        np.testing.assert_array_equal(np.ma.filled(active.max(axis), 0), np.ma.filled(wanted.max(axis), 0))

@@ -94,6 +94,18 @@ def test_credentials_in_every_form(s3_store, uri, monkeypatch, tmp_path):
     assert pickle.loads(pickle.dumps(Active(uri, "x", storage_options=s3_store.storage_options))).sum() == 1128
 
 
+def test_patterns_and_prefixes(s3_store, small, tmp_path):
+    with h5py.File(tmp_path / "y.h5", "w") as file:
+        file.create_dataset("x", data=np.arange(16.0).reshape(2, 8))
+    write(s3_store.folder / "series" / "b.h5", small)
+    write(s3_store.folder / "series" / "a.h5", (tmp_path / "y.h5").read_bytes())
+    write(s3_store.folder / "series" / "c.txt", b"no data")
+    for name in ("*.h5", "[ab].h5", ""):
+        active = Active(f"s3://{s3_store.bucket}/series/{name}", "x", storage_options=s3_store.storage_options)
+        assert [file.rpartition("/")[2] for file in active.files] == ["a.h5", "b.h5"]
+        assert (active.shape, active.sum(), active[2:].sum()) == ((8, 8), 1128 + 120, 1128)
+
+
 def test_fsspec_s_variables(s3_store, uri):
     import subprocess
     import sys
