@@ -351,7 +351,8 @@ def test_failed_runs(capsys, tas, monkeypatch):
     with open("text.txt", "w", encoding="utf-8") as file:
         file.write("not a netCDF file, but long enough to be one")
     assert "neither netCDF nor HDF5" in failure(capsys, 1, "reduce", "text.txt", "tas")
-    assert "./: " in failure(capsys, 1, "inspect", "./")
+    os.mkdir("empty")
+    assert "empty/: has no files directly in it" in failure(capsys, 1, "inspect", "empty/")
     assert "gopher://" in failure(capsys, 1, "inspect", "gopher://bucket/tas.nc")
     table = Active("tas.nc", "tas").variable.table
     with open("tas.nc", "r+b") as file:
