@@ -91,12 +91,15 @@ def reduced_attributes(request: ReductionRequest, reduction: str) -> dict[str, o
         attrs["units"] = reduced_units
     axes = [request.variable.dims[axis] for axis in request.axes]
     method = CELL_METHODS.get(reduction)
+    of = "" if request.condition is None else f"values {request.condition}"
     if method is None:
         attrs.pop("standard_name", None)
         attrs.pop("cell_methods", None)
-        attrs["long_name"] = f"{reduction} of {source.get('long_name', request.variable.name)} along {', '.join(axes)}"
+        attrs["long_name"] = (
+            f"{reduction} of {source.get('long_name', request.variable.name)} along {', '.join([*axes, *([of] if of else [])])}"
+        )
     elif axes:
-        steps = (str(source.get("cell_methods", "")), *(f"{axis}:" for axis in axes), method)
+        steps = (str(source.get("cell_methods", "")), *(f"{axis}:" for axis in axes), method, f"(comment: {of})" if of else "")
         attrs["cell_methods"] = " ".join(step for step in steps if step)
     if reduction == "count":
         attrs["standard_name"] = "number_of_observations"

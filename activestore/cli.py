@@ -228,6 +228,7 @@ def _add_reduce(command: argparse.ArgumentParser) -> None:
     what.add_argument("--axis", metavar="DIM", action="append", help="dimensions to reduce, by name or number (all)")
     what.add_argument("--select", metavar="PART", action="append", default=[], help='a part: "time=0:120,lat=[1,5,9],lon=0"')
     what.add_argument("--dim", metavar="DIM", help="the dimension along which several files are joined (where they differ)")
+    what.add_argument("--where", metavar="CONDITION", help='leave out other values: "> 298.15", ">= 273.15 and < 300", "!= 0"')
     what.add_argument("--keepdims", action="store_true", help="keep reduced dimensions, with the length 1")
     what.add_argument("--no-skipna", action="store_true", help="let a NaN make the result NaN")
     what.add_argument("--ddof", metavar="N", type=float, help="taken from the count in the divisor of var and std (0)")
@@ -313,10 +314,10 @@ def _reduce(arguments: argparse.Namespace) -> int:
     axis = None if arguments.axis is None else axes_of(arguments.axis, part.dims)
     skipna = not arguments.no_skipna
     if arguments.explain:
-        explanation = part.explain(reductions, axis, skipna=skipna)
+        explanation = part.explain(reductions, axis, skipna=skipna, where=arguments.where)
         print_json(explanation_record(explanation)) if arguments.json else print(printable(explanation))
         return OK
-    result = part.run(reductions, axis, keepdims=arguments.keepdims, skipna=skipna)
+    result = part.run(reductions, axis, keepdims=arguments.keepdims, skipna=skipna, where=arguments.where)
     if arguments.output is not None:
         _export().write_netcdf(result, arguments.output, overwrite=arguments.overwrite, history=arguments.command_line)
         print(f"{printable(arguments.output)}: written\n{printable(result.report)}")

@@ -59,6 +59,9 @@ class Explanation:
             f"  computed   {where}",
             f"  bytes      {self.stored_bytes:,} stored, {self.bytes_to_move:,} to be moved here",
         ]
+        groups = ", ".join(f"{variable.dims[one.axis]} into {one.count:,}" for one in plan.request.groups)
+        lines[5:5] = [f"  grouped    {groups}"] if groups else []
+        lines[5:5] = [f"  where      {plan.request.condition}"] if plan.request.condition is not None else []
         lines += [f"  note       {count:,} chunks: the backend cannot do {reason}" for reason, count in self.reasons.items()]
         return "\n".join(lines)
 

@@ -128,9 +128,11 @@ class _Neighbours:
         return list(found.values())
 
     def _dimension_fields(self) -> Iterator[_Field]:
+        grouped = {groups.axis for groups in self._request.groups}
         for dim, name in enumerate(self._variable.dims):
             part = self._part(name)
-            if part is None or part.variable.dims != (name,) or self._variable.dims.index(name) != dim:
+            # Where groups lie is for those to say who made them.
+            if dim in grouped or part is None or part.variable.dims != (name,) or self._variable.dims.index(name) != dim:
                 continue
             if dim in self._request.axes:
                 yield from self._extent(part, name)
@@ -263,7 +265,8 @@ def _remaining_dims(result: Result) -> tuple[str, ...]:
     dims, kept = request.variable.dims, request.selection.kept
     names = [name if name not in dims[:i] else f"{name}_{dims[: i + 1].count(name)}" for i, name in enumerate(dims)]
     keepdims = len(result.dims) == len(kept)
-    return tuple(names[dim] for dim in kept if keepdims or dim not in request.axes)
+    reduced = set(request.axes) - {groups.axis for groups in request.groups}
+    return tuple(names[dim] for dim in kept if keepdims or dim not in reduced)
 
 
 def _is_coordinate(field: _Field, fields: Sequence[_Field], request: ReductionRequest) -> bool:

@@ -553,3 +553,11 @@ def test_cache_of_damaged_files(capsys, index):
         path.write_bytes(path.read_bytes()[:20])
     assert output(capsys, "cache", "ls") == f"nothing is kept in {index.folder}\n"
     assert output(capsys, "cache", "clear") == "2 removed\n"
+
+
+def test_values_that_satisfy_a_condition(capsys, tas):
+    found = record(capsys, "reduce", "tas.nc", "tas", "--op", "count,min", "--where", "> 298.15")
+    right = Active("tas.nc", "tas").reduce(("count", "min"), where="> 298.15")
+    assert found["values"] == {name: pytest.approx(float(value)) for name, value in right.items()}
+    assert "where      > 298.15" in output(capsys, "reduce", "tas.nc", "tas", "--where", "> 298.15", "--explain")
+    assert "'warm' is no condition: write" in failure(capsys, 2, "reduce", "tas.nc", "tas", "--where", "warm")

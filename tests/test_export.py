@@ -361,3 +361,16 @@ def test_real_files(path, tmp_path):
         np.testing.assert_array_equal(file[f"{name}_max"][...].filled(0), np.ma.filled(values.max(axis=0), 0))
         np.testing.assert_array_equal(file[f"{name}_count"][...], np.ma.count(values, axis=0))
         assert file[f"{name}_max"].dimensions == dims[1:]
+
+
+def test_groups_keep_their_dimension_and_conditions_are_told(tmp_path):
+    tas = Active("docs/tas.nc", "tas")
+    result = tas.run("mean", ("time", "lat"), by={"time": np.arange(24) // 12}, where="> 280")
+    write_netcdf(result, tmp_path / "years.nc")
+    with netCDF4.Dataset(tmp_path / "years.nc") as file:
+        assert file["tas"].dimensions == ("time", "lon")
+        np.testing.assert_allclose(file["tas"][...], result.value)
+        assert file["tas"].cell_methods == "time: lat: mean (comment: values > 280)"
+        # Where the groups lie is not known here.
+        assert "time" not in file.variables
+        assert "lon" in file.variables

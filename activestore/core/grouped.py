@@ -9,16 +9,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.task import Array, Grouping, State
+from activestore.core.selection import Slice
+from activestore.core.task import Array, ChunkTask, Grouping, State
 
-__all__ = ["Block", "assembled", "blocks"]
+__all__ = ["Block", "assembled", "blocks", "group_tasks"]
 
 _LONGEST_KEPT = 4096
 """Positions along a dimension whose groups are kept for the next chunk."""
@@ -193,6 +194,35 @@ def _index(where: list[Any], lengths: list[int]) -> Any:  # Any: what indexes an
             for one, n in zip(where, lengths, strict=True)
         ]
     )
+
+
+def group_tasks(task: ChunkTask, most: int) -> list[tuple[Any, ChunkTask]] | None:  # Any: what indexes an array
+    """Return a task for each group of one, and where its states belong among those of the whole; positions are not kept.
+
+    None if there are more than `most`, or one whose positions are not spaced evenly.
+    """
+    if math.prod(task.group_counts.values()) > most:
+        return None
+    choices = []
+    for grouping in task.groups:
+        part, of_position = task.region[grouping.axis], np.repeat(grouping.labels, grouping.lengths)
+        members = [_as_slice(np.flatnonzero(of_position == group)) for group in range(grouping.count)]
+        if not isinstance(part, Slice) or not all(isinstance(one, slice) for one in members):
+            return None
+        choices.append([(grouping.axis, group, _within(part, one)) for group, one in enumerate(members)])  # type: ignore[arg-type]
+    found = []
+    for chosen in itertools.product(*choices):
+        region, where = list(task.region), [slice(None)] * len(task.region)
+        for axis, group, inside in chosen:
+            region[axis], where[axis] = inside, slice(group, group + 1)
+        found.append((tuple(where), replace(task, region=tuple(region), groups=())))
+    return found
+
+
+def _within(part: Slice, chosen: slice) -> Slice:
+    """Return the positions `chosen`, ascending, among those of a part of a chunk."""
+    numbers = range(part.start, part.stop, part.step)[chosen]
+    return Slice(numbers.start, numbers[-1] + 1, numbers.step if len(numbers) > 1 else 1)
 
 
 def assembled(shape: tuple[int, ...], parts: Sequence[tuple[Any, Answer]]) -> Answer:  # Any: what indexes an array

@@ -41,7 +41,8 @@ class Groups:
     """How many groups there are; None for one more than the greatest label. A group without positions is masked."""
 
 
-By = Mapping[int | str, Groups | Sequence[int] | npt.NDArray[np.integer]]
+_Given = Groups | Sequence[int] | npt.NDArray[np.integer]
+By = Mapping[int, _Given] | Mapping[str, _Given] | Mapping[int | str, _Given]
 """The groups along dimensions, by number or name: `Groups`, or the labels alone."""
 
 

@@ -228,7 +228,9 @@ class ChunkParts:
         origin = chunk * self._length
         if self._order is not None:
             where = self._order[first:last].tolist()
-            return DimensionPart(chunk, Points(tuple(self._positions[at] - origin for at in where)), tuple(where))
+            listed = [self._positions[at] - origin for at in where]
+            # A list may be regular inside of a chunk: what leaves out whole chunks, or one position in a thousand.
+            return DimensionPart(chunk, _evenly(listed) or Points(tuple(listed)), _as_slice(where) or tuple(where))
         start, step = self._ascending[first] - origin, self._ascending.step if last - first > 1 else 1
         inside = Slice(start, self._ascending[last - 1] - origin + 1, step)
         if self._ascending is self._positions:
@@ -236,6 +238,20 @@ class ChunkParts:
         top = len(self._ascending) - 1 - first
         below = len(self._ascending) - 1 - last
         return DimensionPart(chunk, inside, slice(top, below if below >= 0 else None, -1))
+
+
+def _evenly(numbers: list[int]) -> Slice | None:
+    """Return numbers as a part of a chunk if they are evenly spaced and ascending."""
+    step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
+    if step < 1 or numbers[-1] != numbers[0] + step * (len(numbers) - 1):
+        return None
+    return Slice(numbers[0], numbers[-1] + 1, step) if numbers == list(range(numbers[0], numbers[-1] + 1, step)) else None
+
+
+def _as_slice(numbers: list[int]) -> slice | None:
+    """Return the same as what indexes an array."""
+    found = _evenly(numbers)
+    return None if found is None else slice(*found)
 
 
 def _cut_range(ascending: range, chunk_length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -30,7 +30,7 @@ from activestore.plugins import default_plugins
 from activestore.redaction import without_secrets
 from activestore.source import open_source
 from activestore.testing.cases import CASES, Case, Damage, damages, overflowing_case
-from activestore.testing.reference import Request, all_requests, compare, cut, requests
+from activestore.testing.reference import CONDITIONS, GROUPS, Request, all_requests, compare, cut, requests, satisfying
 
 __all__ = ["BackendTests", "Publish"]
 
@@ -264,6 +264,46 @@ class BackendTests:
         active, case = opened(CASES[name]), CASES[name]
         for axis in (None, 0, -1):
             self.check(active, case, Request((slice(1, None),), axis), (reduction,))
+
+    @pytest.mark.parametrize("where", CONDITIONS)
+    @pytest.mark.parametrize("name", _ALONE)
+    def test_only_values_that_satisfy_a_condition_count(self, opened: _Opened, name: str, where: str) -> None:
+        """The others are as if they were missing."""
+        active, case = opened(CASES[name]), CASES[name]
+        wanted = satisfying(case.values, where)
+        for axis in (None, 0):
+            for names in _passes(active):
+                result = active.run(names, axis, where=where)
+                for one, found in result.values.items():
+                    request = Request((), axis)
+                    compare(one, found, wanted, request, tolerance=self.sum_tolerance(case.stored.dtype))
+                compare("count", result.count, wanted, Request((), axis), tolerance=0)
+
+    @pytest.mark.parametrize("kind", GROUPS)
+    @pytest.mark.parametrize("name", _THOROUGH)
+    def test_groups_are_reduced_apart(self, opened: _Opened, name: str, kind: str) -> None:
+        """Each group along a dimension gives what its positions give by themselves."""
+        active, case = opened(CASES[name]), CASES[name]
+        for axis in range(active.ndim):
+            labels = GROUPS[kind](active.shape[axis])
+            for axes in {(axis,), tuple(range(active.ndim))}:
+                for names in _passes(active):
+                    self.check_groups(active, case, axes, {axis: labels}, tuple(one for one in names if one[:3] != "arg"))
+
+    def check_groups(
+        self, active: Active, case: Case, axes: tuple[int, ...], by: dict[int, list[int]], names: tuple[str, ...]
+    ) -> None:
+        """Compare reductions of groups along one dimension with those of each group by itself."""
+        if not names:
+            return
+        result = active.run(names, axes, keepdims=True, by=by)
+        ((axis, labels),) = by.items()
+        for group in range(max(labels) + 1):
+            own = (*[slice(None)] * axis, [at for at, label in enumerate(labels) if label == group])
+            wanted, place = cut(case.values, (*own, Ellipsis)), (*[slice(None)] * axis, slice(group, group + 1))
+            for name, found in {**result.values, "count": result.count}.items():
+                tolerance = 0 if name == "count" else self.sum_tolerance(case.stored.dtype)
+                compare(name, found[place], wanted, Request((), axes, keepdims=True), tolerance=tolerance)
 
     def check(self, active: Active, case: Case, request: Request, names: tuple[str, ...]) -> None:
         """Compare reductions of a part of a case with NumPy's, and see that the report adds up."""

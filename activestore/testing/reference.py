@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Request", "all_requests", "compare", "cut", "requests"]
+__all__ = ["CONDITIONS", "GROUPS", "Request", "all_requests", "compare", "cut", "requests", "satisfying"]
 
 _Masked = np.ma.MaskedArray[Any, Any]
 _Key = tuple[Any, ...]
@@ -80,6 +80,28 @@ def all_requests(values: _Masked) -> Iterator[Request]:
     for key in _keys(values.shape):
         for axis in _axes(cut(values, key).ndim):
             yield Request(key, axis)
+
+
+GROUPS: Mapping[str, Callable[[int], list[int]]] = {
+    "runs": lambda length: [at // 2 for at in range(length)],
+    "turns": lambda length: [at % 3 for at in range(length)],
+    "all in one": lambda length: [1] * length,
+    "any order, some left out": lambda length: [at * 7 % 5 - 1 for at in range(length)],
+}
+"""Groups of every kind for so many positions: the label of each."""
+
+CONDITIONS: Mapping[str, Callable[[_Masked], npt.NDArray[np.bool_]]] = {
+    "> 2": lambda values: values.data > 2,
+    ">= -1.5 and < 4": lambda values: (values.data >= -1.5) & (values.data < 4),
+    "!= 3": lambda values: (values.data < 3) | (values.data > 3),
+    "== 1e300": lambda values: np.zeros(values.shape, bool),
+}
+"""Conditions, and where values satisfy them."""
+
+
+def satisfying(values: _Masked, condition: str) -> _Masked:
+    """Return the values with those masked that do not satisfy one of `CONDITIONS`."""
+    return np.ma.MaskedArray(values.data, mask=np.ma.getmaskarray(values) | ~CONDITIONS[condition](values))
 
 
 def cut(values: _Masked, key: _Key) -> _Masked:

@@ -629,3 +629,60 @@ class TestOpening:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "cbor2" else name)
         with pytest.raises(BackendUnavailableError, match=r"cbor2 not installed: pip install 'activestore\[reductionist\]'"):
             active(path, "f4", "http://127.0.0.1:1").mean()
+
+
+class TestGroups:
+    """A server that knows no groups is asked for each by itself, where they are few."""
+
+    @pytest.mark.parametrize("variable", ["f4", ">f4", "f8", "i4", "u4", "masked", "contiguous"])
+    @pytest.mark.parametrize("axis", [1, (0, 1)])
+    def test_one_request_for_each(self, variable: str, axis: Any, path: Path) -> None:
+        by = {1: np.arange(80) // 25 * 2}
+        with v2(path).running() as server:
+            here = Active(path, variable).run(("mean", "min", "max", "count"), axis, by=by)
+            found = active(path, variable, server.url).run(("mean", "min", "max", "count"), axis, by=by)
+        assert found.report.where == {"reductionist": here.report.chunks}
+        assert found.count.tolist() == here.count.tolist()
+        assert (found.count[..., 1] == 0).all()
+        for name in ("min", "max", "count"):
+            assert found.values[name].tolist() == here.values[name].tolist()
+            assert found.values[name].dtype == here.values[name].dtype
+        np.testing.assert_allclose(found.values["mean"], here.values["mean"], rtol=1e-6)
+        np.testing.assert_array_equal(np.ma.getmaskarray(found.values["mean"]), np.ma.getmaskarray(here.values["mean"]))
+
+    def test_turns_and_steps(self, path: Path) -> None:
+        by = {0: np.arange(6) % 3, 1: np.arange(40) // 20}
+        with v2(path).running() as server:
+            here = Active(path, "f8")[::-2, 1::2].reduce("max", by=by)
+            found = active(path, "f8", server.url)[::-2, 1::2].run("max", by=by)
+        assert found.value.shape == (3, 2)
+        assert found.value.tolist() == here.tolist()
+        assert found.report.where == {"reductionist": 4}
+
+    def test_one_group_in_a_chunk_is_nothing_special(self, path: Path) -> None:
+        halves = np.arange(12) // 6
+        with v2(path).running() as server:
+            found = active(path, "f8", server.url).run("mean", by={0: halves})
+        assert found.report.where == {"reductionist": 4}
+        np.testing.assert_allclose(found.value, Active(path, "f8").reduce("mean", by={0: halves}), rtol=1e-12)
+
+    def test_what_is_cut_out_there_is_grouped_here(self, path: Path) -> None:
+        by = {0: [0, 3, 1, 0, 2, 1]}
+        with v2(path).running() as server:
+            found = active(path, "f8", server.url)[:6, 3:5].run("std", 0, by=by)
+        assert found.report.where == {"reductionist": 1}
+        np.testing.assert_array_equal(found.value, Active(path, "f8")[:6, 3:5].reduce("std", 0, by=by))
+
+    @pytest.mark.parametrize("labels", [np.arange(80) // 2, np.arange(80) ** 2 % 7])
+    def test_many_groups_or_odd_ones_are_computed_here(self, labels: Any, path: Path) -> None:
+        with v2(path).running() as server, pytest.warns(FallbackWarning, match="several groups in a chunk"):
+            found = active(path, "f8", server.url).run("mean", by={1: labels})
+        assert found.report.where == {"local fallback": 4}
+        assert found.value.tolist() == Active(path, "f8").reduce("mean", by={1: labels}).tolist()
+
+    def test_conditions_are_left_to_others(self, path: Path) -> None:
+        with v2(path).running() as server, pytest.warns(FallbackWarning, match="a condition on the values"):
+            found = active(path, "f8", server.url).run("mean", where="> 280")
+        assert found.value == Active(path, "f8").reduce("mean", where="> 280")
+        with pytest.raises(BackendRefusedError, match="a condition on the values"), v2(path).running() as server:
+            active(path, "f8", server.url).with_options(fallback="error").run("mean", where="> 280")

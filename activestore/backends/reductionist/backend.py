@@ -13,9 +13,11 @@ from urllib.parse import urlsplit, urlunsplit
 from activestore.backends.reductionist.chunk import ChunkWork, Dialect
 from activestore.backends.reductionist.client import Server
 from activestore.backends.reductionist.options import ServerOptions, server_address, without_token
-from activestore.backends.reductionist.request import DTYPES, chunk_fields, way
+from activestore.backends.reductionist.request import DTYPES, MOST_GROUPS, chunk_fields, way
 from activestore.core.backend import BackendOptions, Capabilities
+from activestore.core.grouped import assembled, group_tasks
 from activestore.core.kernel import fill_chunk, reduce_values
+from activestore.core.selection import region_shape
 from activestore.core.task import ChunkPartial, ChunkTask
 from activestore.core.variable import ReadableSource
 from activestore.errors import BackendRefusedError, BackendUnavailableError
@@ -31,7 +33,6 @@ _CAPABILITIES = Capabilities(
     points=False,
     unpacks=False,
     extents=False,
-    groups=False,
     conditions=False,
     workers=_WORKERS,
 )
@@ -100,9 +101,24 @@ class ReductionistBackend:
         reason = self.refusal(task)
         if reason is not None:
             raise BackendRefusedError(f"{task.describe()}: cannot be done by the server: {reason}", reason=reason)
-        chunk = ChunkWork(task, self._server, self._dialect, self._dialect.place(self._origin) | chunk_fields(task))
+        if way(task) == "groups":
+            return self._by_groups(task)
+        chunk = self._work(task)
         partial = chunk.selected() if way(task) == "select" else chunk.reduced()
         return replace(partial, moved=chunk.moved)
+
+    def _work(self, task: ChunkTask) -> ChunkWork:
+        return ChunkWork(task, self._server, self._dialect, self._dialect.place(self._origin) | chunk_fields(task))
+
+    def _by_groups(self, task: ChunkTask) -> ChunkPartial:
+        """Return the partial result of a chunk whose groups are asked for one by one."""
+        work = [(where, self._work(one)) for where, one in group_tasks(task, MOST_GROUPS) or ()]
+        parts = [(where, chunk.reduced()) for where, chunk in work]
+        counts = task.group_counts
+        lengths = enumerate(region_shape(task.region))
+        shape = tuple(counts.get(axis, 1) if axis in task.template.axes else length for axis, length in lengths)
+        states, count = assembled(shape, [(where, (dict(one.states), one.count)) for where, one in parts])
+        return ChunkPartial(task.sequence, states, count, sum(chunk.moved for _, chunk in work))
 
     def abandon(self) -> None:
         """Break off the requests that are under way."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from activestore.backends.reductionist.split import FLOAT32_TERMS, Split, split
 from activestore.core.codecs import Codec
+from activestore.core.grouped import group_tasks
 from activestore.core.missing import Missing
 from activestore.core.reductions import MAX, MIN, SUM
 from activestore.core.selection import Points, Region, region_shape
@@ -207,6 +208,10 @@ def _pipeline(codecs: tuple[Codec, ...], itemsize: int) -> tuple[str | None, tup
     return compression, tuple(codec.values[0] if codec.values else itemsize for codec in left), checksum
 
 
+MOST_GROUPS = 16
+"""Groups of a chunk that are asked for one by one."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Weights:
     """What the ways to compute chunks of one kind would bring back."""
@@ -219,23 +224,37 @@ class _Weights:
     """What is said of a chunk that has fewer bytes than either."""
 
 
-def way(task: ChunkTask) -> Literal["reduce", "select"]:
-    """Return how a chunk is best computed: reduced by the server, or its wanted part cut out there and reduced here.
+def way(task: ChunkTask) -> Literal["reduce", "groups", "select"]:
+    """Return how a chunk is best computed: reduced by the server, as a whole or group by group, or cut out there, reduced here.
 
     Raises:
         BackendRefusedError: Either would bring back more than the chunk itself.
     """
-    template = task.template
     if any(isinstance(part, Points) for part in task.region):
         raise _refused("listed positions")
-    weights = _weights(task.shape, task.region, template.axes, template.dtype, template.components, template.missing)
+    several = any(grouping.count > 1 for grouping in task.groups)
+    weights = _weights_of_groups(task) if several else _weights_of(task)
     if not weights.selected:
         raise _refused("an empty selection")
     if weights.reduced < min(task.size, weights.selected):
-        return "reduce"
+        return "groups" if several else "reduce"
     if weights.selected < task.size:
         return "select"
     raise _refused(weights.why)
+
+
+def _weights_of(task: ChunkTask) -> _Weights:
+    template = task.template
+    return _weights(task.shape, task.region, template.axes, template.dtype, template.components, template.missing)
+
+
+def _weights_of_groups(task: ChunkTask) -> _Weights:
+    """Return the same for a chunk of several groups, each of which is a request of its own."""
+    tasks = group_tasks(task, MOST_GROUPS)
+    if tasks is None:
+        return _Weights(math.inf, selected_bytes(task), "several groups in a chunk")
+    weights = [_weights_of(one) for _, one in tasks]
+    return _Weights(sum(one.reduced for one in weights), selected_bytes(task), weights[0].why)
 
 
 @lru_cache(maxsize=4096)
