@@ -5,6 +5,7 @@ ActivestoreError
 ├── SourceError                (OSError)              the source cannot be opened or read
 │   └── SourceNotFoundError    (FileNotFoundError)    there is nothing at that address
 ├── VariableNotFoundError      (KeyError)             the source has no variable of that name
+│   └── GroupNotFoundError     (OSError)              nor a group of that name, which xarray's engines open as files
 ├── NotNumericError            (TypeError)            the variable holds text or records, not numbers
 ├── SelectionError             (IndexError)           a selection or an axis outside the variable
 ├── ReductionError             (ValueError)           no such reduction, or options that it does not take
@@ -41,6 +42,7 @@ __all__ = [
     "ConfigurationError",
     "CorruptChunkError",
     "FallbackWarning",
+    "GroupNotFoundError",
     "JoinError",
     "NotNumericError",
     "ReductionError",
@@ -75,6 +77,10 @@ class SourceNotFoundError(SourceError, FileNotFoundError):
 
 class VariableNotFoundError(ActivestoreError, KeyError):
     """The source has no variable of that name."""
+
+
+class GroupNotFoundError(VariableNotFoundError, SourceError):
+    """The source has no group of that name."""
 
 
 class NotNumericError(ActivestoreError, TypeError):

@@ -11,11 +11,11 @@ from xarray.backends import BackendEntrypoint, StoreBackendEntrypoint
 
 from activestore.accessor.joining import join_contents
 from activestore.accessor.stored_array import StoredFile
-from activestore.accessor.stores import Contents, read_contents
+from activestore.accessor.stores import Contents, read_contents, read_groups
 from activestore.config import resolve
 from activestore.core.backend import Backend
 from activestore.core.dispatch import Fallback, concurrently
-from activestore.errors import SourceError
+from activestore.errors import ConfigurationError, SourceError
 from activestore.parts import METADATA_READS
 from activestore.source import open_source
 
@@ -34,6 +34,7 @@ class ActivestoreEntrypoint(BackendEntrypoint):
 
     description = "Open netCDF and HDF5 files, local or in object stores, and reduce them where the data are (.active)"
     open_dataset_parameters: ClassVar[tuple[str, ...] | None] = None
+    supports_groups: ClassVar[bool] = True
 
     def open_dataset(  # noqa: PLR0913  # xarray's own options, and those of `Active`
         self,
@@ -79,7 +80,7 @@ class ActivestoreEntrypoint(BackendEntrypoint):
         Raises:
             SourceNotFoundError: There is no such file.
             SourceError: It is neither netCDF nor HDF5, or damaged.
-            VariableNotFoundError: There is no such group.
+            GroupNotFoundError: There is no such group.
             JoinError: Several files do not fit together.
             ConfigurationError: An option is not understood.
         """
@@ -101,7 +102,7 @@ class ActivestoreEntrypoint(BackendEntrypoint):
         addresses = _addresses(filename_or_obj)
         dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
         files = concurrently(
-            lambda one: _contents(one, group, options, storage_options).without(dropped), addresses, METADATA_READS
+            lambda one: read_contents(_file(one, options, storage_options), group).without(dropped), addresses, METADATA_READS
         )
 
         def decode(contents: Contents) -> dict[str, xr.Variable]:
@@ -113,9 +114,64 @@ class ActivestoreEntrypoint(BackendEntrypoint):
         dataset.encoding["source"] = addresses[0]
         return dataset
 
+    def open_datatree(
+        self,
+        filename_or_obj: Any,  # Any: as for `open_dataset`
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        **options: Any,
+    ) -> xr.DataTree:
+        """Return a file, or a group of it with all that is below, as a tree of lazy Datasets.
+
+        Parameters:
+            filename_or_obj: Path or address of a netCDF or HDF5 file.
+            drop_variables: Names of variables to leave out.
+            **options: As for `open_dataset`.
+
+        Raises:
+            ActivestoreError: As from `open_dataset`.
+        """
+        groups = self.open_groups_as_dict(filename_or_obj, drop_variables=drop_variables, **options)
+        tree = xr.DataTree.from_dict(groups)
+        for name, dataset in groups.items():
+            tree[name].set_close(dataset._close)
+        return tree
+
+    def open_groups_as_dict(
+        self,
+        filename_or_obj: Any,  # Any: as for `open_dataset`
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        **options: Any,
+    ) -> dict[str, xr.Dataset]:
+        """Return the groups of a file as lazy Datasets, by name: "/", "/outer", "/outer/inner".
+
+        Parameters:
+            filename_or_obj: Path or address of a netCDF or HDF5 file.
+            drop_variables: Names of variables to leave out.
+            **options: As for `open_dataset`. Seen from a `group` that is given, the names are ".", "inner".
+
+        Raises:
+            ActivestoreError: As from `open_dataset`.
+        """
+        group, storage_options = options.pop("group", None), options.pop("storage_options", None)
+        given = {name: options.pop(name, None) for name in _ACTIVE_OPTIONS}
+        addresses = _addresses(filename_or_obj)
+        if len(addresses) != 1:
+            raise ConfigurationError(f"a tree is opened from one file, not from {len(addresses)}; open the same group of all")
+        file = _file(addresses[0], {name: value for name, value in given.items() if value is not None}, storage_options)
+        groups = {}
+        for name, contents in read_groups(file, group).items():
+            groups[name] = StoreBackendEntrypoint().open_dataset(contents, drop_variables=drop_variables, **options)
+            groups[name].encoding["source"] = addresses[0]
+        return groups
+
     def guess_can_open(self, filename_or_obj: Any) -> bool:  # noqa: ARG002  # Any: see above
         """Return False: the engine is there for who asks for it by name."""
         return False
+
+
+_ACTIVE_OPTIONS = ("backend", "server", "backend_options", "workers", "fallback")
 
 
 def _addresses(given: object) -> list[str]:
@@ -135,12 +191,11 @@ def _addresses(given: object) -> list[str]:
     return found
 
 
-def _contents(
+def _file(
     uri: str,
-    group: str | None,
     options: Mapping[str, Any],  # Any: keyword arguments of many types
     storage_options: Mapping[str, object] | None,
-) -> Contents:
-    """Return what a file has."""
+) -> StoredFile:
+    """Return the file at an address."""
     _, reached = resolve(uri, {**options, "storage_options": storage_options})
-    return read_contents(StoredFile(open_source(uri, reached), options), group)
+    return StoredFile(open_source(uri, reached), options)

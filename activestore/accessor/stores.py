@@ -20,10 +20,10 @@ from activestore.core import classic
 from activestore.core.hdf5 import load_plugins
 from activestore.core.metadata import is_classic
 from activestore.core.objects import ObjectSource
-from activestore.errors import ActivestoreError, SourceError, VariableNotFoundError
+from activestore.errors import ActivestoreError, ConfigurationError, GroupNotFoundError, SourceError
 from activestore.source import Source
 
-__all__ = ["Contents", "read_contents"]
+__all__ = ["Contents", "read_contents", "read_groups"]
 
 
 class Contents(AbstractDataStore):
@@ -66,9 +66,11 @@ def read_contents(file: StoredFile, group: str | None) -> Contents:
     """Return what a group of a file has, as xarray's own engines for it would tell.
 
     Raises:
-        VariableNotFoundError: There is no such group.
+        ConfigurationError: The group is no name.
+        GroupNotFoundError: There is no such group.
         SourceError: It is neither HDF5 nor netCDF, or damaged.
     """
+    _check_name(group)
     with file.source.metadata() as kept:
         if isinstance(kept, ObjectSource):
             # Its module needs this one.
@@ -82,8 +84,42 @@ def read_contents(file: StoredFile, group: str | None) -> Contents:
             variables = {name: _variable(file, group, name, one) for name, one in quick.variables.items()}
             return Contents(variables, quick.attrs, {"unlimited_dims": set(quick.unlimited)})
         with _opened(kept, group) as store:
-            variables = {name: _variable(file, group, name, one) for name, one in store.get_variables().items()}
-            return Contents(variables, dict(store.get_attrs()), dict(store.get_encoding()))
+            return _group_contents(file, group, store)
+
+
+def read_groups(file: StoredFile, group: str | None) -> dict[str, Contents]:
+    """Return what each group of a file has, the outer ones first.
+
+    Their names are xarray's: "/", "/outer", "/outer/inner"; seen from a `group` that is given ".", "inner".
+
+    Raises:
+        ConfigurationError: The group is no name.
+        GroupNotFoundError: There is no such group.
+        SourceError: It is neither HDF5 nor netCDF, or damaged.
+    """
+    _check_name(group)
+    with file.source.metadata() as kept:
+        if isinstance(kept, ObjectSource):
+            raise SourceError(f"{kept.uri}: is a Zarr store, of which no trees are made here; open its groups one by one")
+        if is_classic(kept):
+            return {"." if group else "/": _classic_contents(file, kept, group)}
+        with _opened(kept, group) as store:
+            top = (group or "").strip("/")
+            found = {"." if group else "/": _group_contents(file, top, store)}
+            for name in _groups(store.ds):
+                own = H5NetCDFStore(store._manager, group=f"/{name}", mode="r")
+                found[name[len(top) :].strip("/") if group else f"/{name}"] = _group_contents(file, name, own)
+            return found
+
+
+def _group_contents(file: StoredFile, group: str | None, store: Any) -> Contents:  # Any: xarray's store is untyped
+    variables = {name: _variable(file, group, name, one) for name, one in store.get_variables().items()}
+    return Contents(variables, dict(store.get_attrs()), dict(store.get_encoding()))
+
+
+def _check_name(group: object) -> None:
+    if group is not None and not isinstance(group, str):
+        raise ConfigurationError(f"the name of a group must be a string, as 'outer/inner', not {group!r}")
 
 
 @contextmanager
@@ -91,23 +127,32 @@ def _opened(source: Source, group: str | None) -> Iterator[Any]:  # Any: xarray'
     """Open an HDF5 file for xarray's own store, which knows netCDF-4's dimensions, types and attributes.
 
     Raises:
-        VariableNotFoundError: There is no such group.
+        GroupNotFoundError: There is no such group.
         SourceError: It cannot be read.
     """
     load_plugins()
     try:
-        with h5netcdf.File(source.for_hdf5(), "r", phony_dims="access", decode_vlen_strings=True) as opened:
+        with _file(source) as opened:
             try:
                 store = H5NetCDFStore(opened, group=group, mode="r")
                 _ = store.ds
             except OSError as error:
                 groups = ", ".join(_groups(opened)) or "none"
-                raise VariableNotFoundError(f"{source.uri}: no group {group!r}; there are: {groups}") from error
+                raise GroupNotFoundError(f"{source.uri}: no group {group!r}; there are: {groups}") from error
             yield store
     except ActivestoreError:
         raise
     except (OSError, RuntimeError) as error:
         raise SourceError(f"{source.uri}: the HDF5 library cannot open it ({error}); is it cut off or damaged?") from error
+
+
+def _file(source: Source) -> h5netcdf.File:
+    try:
+        return h5netcdf.File(source.for_hdf5(), "r", phony_dims="access", decode_vlen_strings=True)
+    except ValueError as error:
+        raise SourceError(
+            f"{source.uri}: its dimensions are none that xarray can have ({error}); open its variables with Active"
+        ) from error
 
 
 def _groups(group: h5netcdf.Group) -> list[str]:
@@ -135,7 +180,7 @@ class _ThroughXarray(BackendArray):
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> npt.NDArray[Any]:
         with self.file.source.metadata() as kept, _opened(kept, self.group) as store:
-            array = store.get_variables()[self.name]._data.array
+            array = store.open_store_variable(self.name, store.ds.variables[self.name])._data.array
             found: npt.NDArray[Any] = array[key]
             return found
 
@@ -144,10 +189,10 @@ def _classic_contents(file: StoredFile, source: Source, group: str | None) -> Co
     """Return what a netCDF classic file has.
 
     Raises:
-        VariableNotFoundError: A group is asked for, which such files do not have.
+        GroupNotFoundError: A group is asked for, which such files do not have.
     """
     if group is not None and group.strip("/"):
-        raise VariableNotFoundError(f"{source.uri}: no group {group!r}; netCDF classic files have none")
+        raise GroupNotFoundError(f"{source.uri}: no group {group!r}; netCDF classic files have none")
     header = classic.read_header(source)
     variables = {name: _classic_variable(file, source, entry) for name, entry in header.variables.items()}
     unlimited = set() if header.unlimited is None else {header.unlimited}
@@ -155,10 +200,27 @@ def _classic_contents(file: StoredFile, source: Source, group: str | None) -> Co
 
 
 def _classic_variable(file: StoredFile, source: Source, entry: classic.Entry) -> xr.Variable:
-    data: Any  # Any: whatever xarray takes as values
-    if entry.dtype.kind == "S":
-        data = classic.read_text(source, entry.name)
-    else:
-        data = indexing.LazilyIndexedArray(StoredArray(file, entry.name, shape=entry.shape, dtype=entry.dtype))
+    attrs, kind = dict(entry.attrs), _ClassicText if entry.dtype.kind == "S" else StoredArray
+    data = kind(file, entry.name, shape=entry.shape, dtype=entry.dtype)
+    if entry.dtype.kind == "S" and isinstance(fill := attrs.get("_FillValue"), str):
+        attrs["_FillValue"] = np.bytes_(fill, "utf-8")
     encoding = {"source": file.source.uri, "original_shape": entry.shape, "dtype": entry.dtype}
-    return xr.Variable(entry.dims, data, entry.attrs, encoding, fastpath=True)
+    return xr.Variable(entry.dims, indexing.LazilyIndexedArray(data), attrs, encoding, fastpath=True)
+
+
+class _ClassicText(BackendArray):
+    """Text in a netCDF classic file: read whole, whatever is asked of it."""
+
+    def __init__(self, file: StoredFile, name: str, *, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.file, self.name = file, name
+        self.shape, self.dtype = shape, dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> npt.NDArray[Any]:
+        found: npt.NDArray[Any] = indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.BASIC, self._read
+        )
+        return found
+
+    def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
+        with self.file.source.metadata() as kept:
+            return np.asarray(classic.read_text(kept, self.name)[key])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from activestore.errors import SourceError, SourceNotFoundError, VariableNotFoundError
+from activestore.errors import ConfigurationError, GroupNotFoundError, SourceError, SourceNotFoundError
 from tests.corpus import corpus_files, file_id
 
 TAS = "docs/tas.nc"
@@ -96,8 +96,11 @@ def test_groups(tmp_path):
     inner.to_netcdf(path, group="outer/inner", engine="netcdf4")
     xr.testing.assert_identical(xr.open_dataset(path, engine="activestore", group="outer/inner"), inner)
     assert not xr.open_dataset(path, engine="activestore").variables
-    with pytest.raises(VariableNotFoundError, match="no group 'nowhere'; there are: outer, outer/inner"):
+    with pytest.raises(GroupNotFoundError, match="no group 'nowhere'; there are: outer, outer/inner") as caught:
         xr.open_dataset(path, engine="activestore", group="nowhere")
+    assert isinstance(caught.value, OSError)
+    with pytest.raises(ConfigurationError, match="must be a string, as 'outer/inner', not 7"):
+        xr.open_dataset(path, engine="activestore", group=7)
 
 
 def test_text_and_truth_values(tmp_path):

@@ -1,0 +1,309 @@
+"""Odd files: the engine beside xarray's own, which is h5netcdf's for HDF5 and netCDF4-python's for netCDF classic."""
+
+import h5py
+import netCDF4
+import numpy as np
+import pytest
+import xarray as xr
+
+from activestore import Active
+from activestore.errors import ConfigurationError, SourceError
+
+# h5netcdf's engine says that it names dimensions where a file has none.
+pytestmark = pytest.mark.filterwarnings("ignore:The 'phony_dims' kwarg:UserWarning")
+
+
+def same(path, engine="h5netcdf", **options):
+    """Return the dataset as we open it, once it is known to be what xarray's own engine opens."""
+    with xr.open_dataset(path, engine=engine, **options) as theirs:
+        ours = xr.open_dataset(path, engine="activestore", **options)
+        xr.testing.assert_identical(ours.load(), theirs.load())
+        assert ours.encoding["unlimited_dims"] == theirs.encoding["unlimited_dims"]
+        for name in theirs.variables:
+            assert ours[name].dtype == theirs[name].dtype
+            assert ours[name].dtype.metadata == theirs[name].dtype.metadata
+            assert {key: type(value) for key, value in ours[name].attrs.items()} == {
+                key: type(value) for key, value in theirs[name].attrs.items()
+            }
+        return ours
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "odd.nc"
+
+
+class TestDimensions:
+    def test_a_plain_hdf5_file_has_phony_ones(self, path):
+        with h5py.File(path, "w") as file:
+            file["a"] = np.arange(20).reshape(4, 5)
+            file["b"] = np.arange(25.0).reshape(5, 5)
+            file["deep/c"] = np.arange(7.0)
+            file["scalar"] = 3.5
+        assert same(path).a.dims == ("phony_dim_0", "phony_dim_1")
+        assert same(path, group="deep").c.sum() == 21
+
+    def test_some_without_a_name(self, path):
+        with h5py.File(path, "w") as file:
+            file["x"] = np.arange(5.0)
+            file["x"].make_scale("x")
+            file["a"] = np.arange(20).reshape(4, 5)
+            file["a"].dims[1].attach_scale(file["x"])
+        with pytest.raises(SourceError, match=r"odd\.nc: .* mixing of labeled and unlabeled dimensions"):
+            xr.open_dataset(path, engine="activestore")
+        assert Active(path, "a").max() == 19
+
+    def test_unlimited_ones_of_different_lengths(self, path):
+        with netCDF4.Dataset(path, "w") as file:
+            file.createDimension("time", None)
+            file.createDimension("member", None)
+            file.createDimension("none", None)
+            file.createVariable("a", "f4", ("time", "member"))[:] = np.arange(12).reshape(3, 4)
+            file.createVariable("short", "i4", ("time",))[:2] = [1, 2]
+            file.createVariable("nothing", "i4", ("none",))
+        ours = same(path)
+        assert ours.encoding["unlimited_dims"] == {"time", "member", "none"}
+        assert ours.sizes == {"time": 3, "member": 4, "none": 0}
+
+    @pytest.mark.parametrize("form", ["NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET", "NETCDF3_64BIT_DATA"])
+    def test_records_of_a_classic_file(self, path, form):
+        with netCDF4.Dataset(path, "w", format=form) as file:
+            file.createDimension("time", None)
+            file.createDimension("x", 3)
+            file.createDimension("letters", 4)
+            file.createVariable("a", "i2", ("time", "x"))[:] = np.arange(12).reshape(4, 3)
+            file.createVariable("b", "i1", ("time",))[:] = [1, 2, 3, 4]
+            file.createVariable("name", "S1", ("time", "letters"))[:] = netCDF4.stringtochar(
+                np.array(["ab", "cdef", "", "g"], "S4")
+            )
+            file.createVariable("letter", "S1", ())[...] = b"q"
+            file.title = "records"
+        ours = same(path, engine="netcdf4")
+        assert ours.encoding["unlimited_dims"] == {"time"}
+        assert ours.name.values.tolist() == [b"ab", b"cdef", b"", b"g"]
+
+    def test_names_of_two_dimensions_alike(self, path):
+        with netCDF4.Dataset(path, "w") as file:
+            file.createDimension("x", 3)
+            file.createVariable("square", "f8", ("x", "x"))[:] = np.arange(9).reshape(3, 3)
+        with pytest.warns(UserWarning, match="Duplicate dimension names"):
+            theirs = xr.open_dataset(path, engine="h5netcdf")
+        with pytest.warns(UserWarning, match="Duplicate dimension names"):
+            ours = xr.open_dataset(path, engine="activestore")
+        assert (ours.square.values == theirs.square.values).all()
+
+
+class TestGroups:
+    @pytest.fixture
+    def deep(self, path):
+        with netCDF4.Dataset(path, "w") as file:
+            file.createDimension("x", 4)
+            file.createVariable("x", "f8", ("x",))[:] = [1, 2, 3, 4]
+            at = file
+            for level in range(12):
+                at = at.createGroup(f"level {level}")
+                at.level = level
+                at.createDimension("y", level + 1)
+                at.createVariable("a", "i4", ("x", "y"))[:] = level
+            file.createGroup("empty").createGroup("below")
+        return path
+
+    def test_deep_ones(self, deep):
+        group = "/".join(f"level {level}" for level in range(12))
+        assert same(deep, group=group).a.shape == (4, 12)
+
+    @pytest.mark.parametrize("group", [None, "/", "level 0", "/level 0/level 1/", "empty"])
+    def test_as_a_dict(self, deep, group):
+        ours = xr.open_groups(deep, engine="activestore", group=group)
+        theirs = xr.open_groups(deep, engine="h5netcdf", group=group)
+        assert list(ours) == list(theirs)
+        for name in theirs:
+            xr.testing.assert_identical(ours[name].load(), theirs[name].load())
+            theirs[name].close()
+
+    def test_as_a_tree(self, path):
+        made = xr.DataTree.from_dict(
+            {
+                "/": xr.Dataset({"a": ("x", [1.5, np.nan])}, coords={"x": [10, 20]}),
+                "/one": xr.Dataset({"b": ("x", [3, 4]), "when": ("x", np.array(["2001", "2002"], "M8[ns]"))}),
+                "/one/two": xr.Dataset({"name": ("z", ["p", "qr"])}, attrs={"title": "two"}),
+                "/nothing": xr.Dataset(),
+            }
+        )
+        made.to_netcdf(path)
+        with xr.open_datatree(path, engine="activestore") as ours:
+            xr.testing.assert_identical(ours, made)
+        with xr.open_datatree(path, engine="activestore", group="one", drop_variables="when", decode_cf=False) as ours:
+            theirs = xr.open_datatree(path, engine="h5netcdf", group="one", drop_variables="when", decode_cf=False)
+            xr.testing.assert_identical(ours.load(), theirs.load())
+            theirs.close()
+        with pytest.raises(ConfigurationError, match="from one file, not from 2"):
+            xr.open_datatree([path, path], engine="activestore")
+        with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+            xr.open_datatree(path, engine="activestore", colour="red")
+
+    def test_of_a_classic_file(self, path):
+        made = xr.Dataset({"a": ("x", np.arange(3.0))})
+        made.to_netcdf(path, format="NETCDF3_CLASSIC")
+        assert list(xr.open_groups(path, engine="activestore")) == ["/"]
+        xr.testing.assert_identical(xr.open_datatree(path, engine="activestore").to_dataset(), made)
+
+
+class TestTypes:
+    def test_every_number_in_both_byte_orders(self, path):
+        kinds = ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"]
+        with h5py.File(path, "w") as file:
+            for kind in kinds:
+                for order in "<>":
+                    file[f"{kind} {'little' if order == '<' else 'big'}"] = np.arange(6).astype(order + kind)
+        assert len(same(path).variables) == 22
+
+    def test_text(self, path):
+        with h5py.File(path, "w") as file:
+            file["utf-8"] = np.array(["ä", "bb", ""], h5py.string_dtype())
+            file["ascii"] = np.array([b"a", b"bb", b""], h5py.string_dtype("ascii"))
+            file["fixed utf-8"] = np.array(["ä".encode(), b"bb", b""]).astype(h5py.string_dtype("utf-8", 4))
+            file["fixed ascii"] = np.array([b"a", b"bb", b""], "S4")
+            file["letters"] = np.array([[b"a", b"b"], [b"c", b""], [b"", b""]], "S1")
+            file["one"] = "alone"
+            file.create_dataset("empty", (0,), h5py.string_dtype())
+            file.create_dataset("unwritten", (2,), h5py.string_dtype())
+        same(path)
+        same(path, decode_cf=False)
+
+    def test_letters_with_an_encoding(self, path):
+        words = np.array(["grün", "é", ""], "U4")
+        with netCDF4.Dataset(path, "w") as file:
+            file.createDimension("x", 3)
+            file.createDimension("letters", 8)
+            file.createVariable("word", "S1", ("x", "letters"))._Encoding = "utf-8"
+            file["word"][:] = words
+        assert same(path).word.values.tolist() == ["grün", "é", ""]
+
+    def test_enumerations_and_truth_values(self, path):
+        with netCDF4.Dataset(path, "w") as file:
+            file.createDimension("x", 4)
+            kind = file.createEnumType("u1", "kind of cloud", {"clear": 0, "cumulus": 3, "missing": 255})
+            file.createVariable("cloud", kind, ("x",), fill_value=255)[:3] = [0, 3, 3]
+            file.createVariable("plain", kind, ("x",))[:] = [0, 3, 3, 0]
+        ours = same(path)
+        assert ours.plain.encoding["dtype"].metadata["enum"] == {"clear": 0, "cumulus": 3, "missing": 255}
+        with h5py.File(path, "w") as file:
+            file["truth"] = np.array([True, False, True])
+            file["one"] = np.True_
+        assert same(path).truth.dtype == bool
+
+    def test_complex_numbers_and_records(self, path):
+        with h5py.File(path, "w") as file:
+            file["c8"] = np.array([1 + 2j, 3 - 4j], "c8")
+            file["c16"] = np.array([[1 + 2j], [3 - 4j]], "c16")
+            file["record"] = np.array([(1, 2.5), (3, 4.5)], [("a", "i4"), ("b", "f8")])
+        assert same(path).c16.dtype == "c16"
+
+    def test_lists_of_different_lengths(self, path):
+        with netCDF4.Dataset(path, "w") as file:
+            file.createDimension("x", 2)
+            kind = file.createVLType("i4", "list")
+            variable = file.createVariable("lists", kind, ("x",))
+            variable[0], variable[1] = np.array([1, 2, 3], "i4"), np.array([4], "i4")
+            file.createVariable("n", "i4", ("x",))[:] = [1, 2]
+        for engine in ("h5netcdf", "activestore"):
+            with pytest.raises(ValueError, match="while decoding variable 'lists'"):
+                xr.open_dataset(path, engine=engine)
+        assert same(path, drop_variables="lists").n.values.tolist() == [1, 2]
+
+    def test_times(self, path):
+        made = xr.Dataset(
+            {
+                "n": ("t", np.array(["2001-01-01", "NaT", "2001-01-03T06:00:00.000000001"], "M8[ns]")),
+                "span": ("t", np.array([1, 2, 3], "m8[D]").astype("m8[ns]")),
+                "calendar": ("t", [30, 59, 60], {"units": "days since 2000-01-01", "calendar": "360_day"}),
+                "no unit": ("t", [1, 2, 3], {"units": "months"}),
+            }
+        )
+        made.to_netcdf(path, engine="h5netcdf")
+        same(path, decode_timedelta=True)
+        same(path, decode_timedelta=False, decode_times=False)
+
+    def test_attributes_of_odd_types(self, path):
+        with h5py.File(path, "w") as file:
+            file["x"] = np.arange(3.0)
+            for name, value in ODD_ATTRIBUTES.items():
+                file["x"].attrs[name] = value
+                file.attrs[name] = value
+        same(path)
+
+    def test_attributes_of_a_classic_file(self, path):
+        with netCDF4.Dataset(path, "w", format="NETCDF3_64BIT_DATA") as file:
+            file.createDimension("x", 2)
+            variable = file.createVariable("x", "f4", ("x",))
+            variable[:] = [1, 2]
+            for on in (file, variable):
+                for kind in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8"):
+                    on.setncattr(f"one {kind}", np.array(7, kind))
+                    on.setncattr(f"two {kind}", np.array([7, 8], kind))
+                on.setncattr("text", "grün")
+                on.setncattr("no text", "")
+        same(path, engine="netcdf4")
+
+
+ODD_ATTRIBUTES = {
+    "empty": h5py.Empty("f4"),
+    "no text": "",
+    "bytes": np.bytes_(b"abc"),
+    "texts": np.array(["a", "bb"], h5py.string_dtype()),
+    "fixed": np.array([b"a", b"bb"]),
+    "truth": np.True_,
+    "number": np.float32(1.5),
+    "one of one": np.array([3], "i8"),
+    "table": np.arange(6).reshape(2, 3),
+    "complex": np.complex64(1 + 2j),
+    "big": np.array([1, 2], ">i4"),
+}
+
+
+class TestContents:
+    def test_nothing(self, path):
+        with h5py.File(path, "w"):
+            pass
+        assert not same(path).variables
+        with netCDF4.Dataset(path, "w", format="NETCDF3_CLASSIC"):
+            pass
+        assert not same(path, engine="netcdf4").variables
+
+    def test_numbers_that_were_never_written(self, path):
+        with netCDF4.Dataset(path, "w") as file:
+            file.createDimension("x", 5)
+            file.createVariable("plain", "f4", ("x",))
+            file.createVariable("chunked", "i2", ("x",), chunksizes=(2,), fill_value=7)
+            file.createVariable("scalar", "f8", ())
+        assert np.isnan(same(path).chunked).all()
+
+    def test_hundreds_of_variables(self, path):
+        with h5py.File(path, "w", libver="latest") as file:
+            for i in range(200):
+                file[f"v{i:04}"] = np.full(3, i)
+        ours = same(path)
+        assert len(ours.variables) == 200
+
+    @pytest.mark.parametrize(
+        "filters",
+        [
+            {"compression": "szip"},
+            {"compression": "zstd"},
+            {"compression": "blosc_lz"},
+            {"compression": "blosc_lz4"},
+            {"compression": "blosc_zlib"},
+            {"compression": "blosc_zstd"},
+            {"compression": "bzip2"},
+            {"compression": "zlib", "fletcher32": True},
+            {"compression": "zlib", "least_significant_digit": 2},
+        ],
+    )
+    def test_filters(self, path, filters):
+        numbers = np.linspace(0, 1, 6000, dtype="f4").reshape(60, 100)
+        with netCDF4.Dataset(path, "w") as file:
+            file.createDimension("y", 60)
+            file.createDimension("x", 100)
+            file.createVariable("a", "f4", ("y", "x"), chunksizes=(25, 30), **filters)[:] = numbers
+        same(path)
