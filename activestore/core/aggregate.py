@@ -112,7 +112,13 @@ class Aggregator:
             if packing is not None:
                 unpacked = unpack_states(reduction.components, states, packing, self._count)
             found[reduction.name] = self._finalized(reduction, unpacked, tuple(drop))
-        return found, _scalar(np.squeeze(self._count.astype(np.int64), axis=tuple(drop)))
+        return found, _scalar(np.squeeze(self._counted(), axis=tuple(drop)))
+
+    def _counted(self) -> npt.NDArray[np.int64]:
+        if self._count.dtype == np.uint8 and self._count.all():
+            # Nothing is reduced and nothing missing: an array of ones could be larger than all that was read.
+            return np.broadcast_to(np.int64(1), self._shape)
+        return self._count.astype(np.int64)
 
     def _finalized(
         self, reduction: Reduction, states: Mapping[str, State], drop: tuple[int, ...]
@@ -125,10 +131,10 @@ class Aggregator:
         array = np.squeeze(array.reshape(self._shape), axis=drop)
         if reduction.name == "count":
             return _scalar(array)
-        nothing = np.squeeze(self._count == 0, axis=drop)
+        everywhere = bool(self._count.all())
         if array.ndim == 0:
-            return np.ma.masked if nothing else array[()]
-        return np.ma.MaskedArray(array, mask=nothing if nothing.any() else np.ma.nomask)
+            return array[()] if everywhere else np.ma.masked
+        return np.ma.MaskedArray(array, mask=np.ma.nomask if everywhere else np.squeeze(self._count == 0, axis=drop))
 
 
 def _in_place(component: Component, total: Array, where: Any) -> bool:  # Any: what indexes an array

@@ -44,6 +44,9 @@ class Missing:
     """Values above it are missing."""
 
 
+_NOTHING = Missing()
+
+
 def mask(array: npt.NDArray[Any], missing: Missing, *, skipna: bool) -> npt.NDArray[np.bool_] | None:
     """Return where `array` is missing, or None if it is nowhere missing.
 
@@ -56,7 +59,7 @@ def mask(array: npt.NDArray[Any], missing: Missing, *, skipna: bool) -> npt.NDAr
         >>> mask(np.array([1, -9, 3]), Missing(values=(-9,)), skipna=True)
         array([False,  True, False])
     """
-    if not _within_range(array, missing):
+    if not _within_range(array, missing, skipna=skipna):
         return None
     found: npt.NDArray[np.bool_] | None = None
     exact = [value for value in missing.values if value == value]
@@ -83,9 +86,10 @@ def _among(array: npt.NDArray[Any], values: list[float]) -> npt.NDArray[np.bool_
     return np.asarray(listed[place] == array)
 
 
-def _within_range(array: npt.NDArray[Any], missing: Missing) -> bool:
+def _within_range(array: npt.NDArray[Any], missing: Missing, *, skipna: bool) -> bool:
     """Return whether the range of `array` leaves room for missing values; two fast passes tell that most chunks have none."""
-    if not array.size:
+    may_be_nan = skipna and array.dtype.kind == "f"
+    if not array.size or (missing == _NOTHING and not may_be_nan):
         return False
     highest = array.max()
     if highest != highest or highest in missing.values:
