@@ -4,11 +4,13 @@ import pickle
 import warnings
 
 import h5netcdf
+import h5py
 import numpy as np
 import pytest
 
 import activestore
 from activestore import Active, Reduction
+from activestore.core.reductions import READ
 from activestore.errors import ReductionError
 from activestore.testing.datasets import write_sample
 
@@ -183,3 +185,15 @@ def test_a_scalar_has_no_length(tas):
     with pytest.raises(TypeError):
         len(tas[0, 0, 0])
     assert tas[0, 5, 5].mean() == tas[0, 5, 5].read()
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_the_count_of_what_is_read_says_what_is_missing(tmp_path, missing):
+    numbers = np.arange(12, dtype="f4").reshape(3, 4)
+    numbers.flat[:missing] = np.nan
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = numbers
+    result = Active(tmp_path / "a.h5", "x").run(READ, ())
+    assert result.count.dtype == np.int64
+    np.testing.assert_array_equal(result.count, ~np.isnan(numbers))
+    assert np.ma.count_masked(result.value) == missing
