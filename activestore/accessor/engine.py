@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import xarray as xr
@@ -17,6 +17,7 @@ from activestore.core.backend import Backend
 from activestore.core.dispatch import Fallback, concurrently
 from activestore.errors import ConfigurationError, SourceError
 from activestore.parts import METADATA_READS
+from activestore.series import files_of, is_local
 from activestore.source import open_source
 
 __all__ = ["ActivestoreEntrypoint"]
@@ -99,10 +100,12 @@ class ActivestoreEntrypoint(BackendEntrypoint):
             "use_cftime": use_cftime,
             "decode_timedelta": decode_timedelta,
         }
-        addresses = _addresses(filename_or_obj)
+        addresses = _addresses(filename_or_obj, lambda one: resolve(one, {**options, "storage_options": storage_options})[1])
         dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
+        # The HDF5 library does one thing at a time: threads help only where each read waits for a network.
+        at_once = 1 if all(map(is_local, addresses)) else METADATA_READS
         files = concurrently(
-            lambda one: read_contents(_file(one, options, storage_options), group).without(dropped), addresses, METADATA_READS
+            lambda one: read_contents(_file(one, options, storage_options), group).without(dropped), addresses, at_once
         )
 
         def decode(contents: Contents) -> dict[str, xr.Variable]:
@@ -156,10 +159,11 @@ class ActivestoreEntrypoint(BackendEntrypoint):
         """
         group, storage_options = options.pop("group", None), options.pop("storage_options", None)
         given = {name: options.pop(name, None) for name in _ACTIVE_OPTIONS}
-        addresses = _addresses(filename_or_obj)
+        own = {name: value for name, value in given.items() if value is not None}
+        addresses = _addresses(filename_or_obj, lambda one: resolve(one, {**own, "storage_options": storage_options})[1])
         if len(addresses) != 1:
             raise ConfigurationError(f"a tree is opened from one file, not from {len(addresses)}; open the same group of all")
-        file = _file(addresses[0], {name: value for name, value in given.items() if value is not None}, storage_options)
+        file = _file(addresses[0], own, storage_options)
         groups = {}
         for name, contents in read_groups(file, group).items():
             groups[name] = StoreBackendEntrypoint().open_dataset(contents, drop_variables=drop_variables, **options)
@@ -174,21 +178,23 @@ class ActivestoreEntrypoint(BackendEntrypoint):
 _ACTIVE_OPTIONS = ("backend", "server", "backend_options", "workers", "fallback")
 
 
-def _addresses(given: object) -> list[str]:
+def _addresses(given: object, reached: Callable[[str], Mapping[str, Any]]) -> list[str]:  # Any: options of many types
     """Return the addresses of the files to open.
 
     Raises:
         SourceError: They are no addresses.
+        SourceNotFoundError: Nothing matches a pattern, or a folder has no files.
     """
-    found = []
-    for one in given if isinstance(given, (list, tuple)) else [given]:
+    several = list(given) if isinstance(given, (list, tuple)) else [given]
+    for one in several:
         if not isinstance(one, (str, os.PathLike)):
             raise SourceError(
                 f"the engine 'activestore' opens paths and addresses, not a {type(one).__name__}; "
                 "give it the path of the file, or its address (s3://…, https://…)"
             )
-        found.append(os.fsdecode(one))
-    return found
+    paths = [os.fsdecode(one) for one in several if isinstance(one, (str, os.PathLike))]
+    found = files_of(paths if isinstance(given, (list, tuple)) else paths[0], reached)
+    return [os.fsdecode(one) for one in found if isinstance(one, (str, os.PathLike))]
 
 
 def _file(

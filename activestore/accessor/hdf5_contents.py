@@ -8,6 +8,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from activestore.core.hdf5_attributes import Text, Value
 from activestore.core.hdf5_group import Outline, read_group
@@ -37,6 +38,8 @@ class Described:
     """Attributes."""
     encoding: Mapping[str, Any]  # Any: xarray's own
     """How it is stored."""
+    values: npt.NDArray[Any] | None
+    """The values before decoding, where they are known already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def _described(outline: Outline, uri: str) -> Described:
     else:
         encoding |= {"contiguous": True, "chunksizes": None}
     encoding |= _filters(dict(outline.filters)) | {"source": uri, "original_shape": outline.shape}
-    return Described(outline.dims, outline.shape, dtype, _attributes(outline.attrs), encoding)
+    return Described(outline.dims, outline.shape, dtype, _attributes(outline.attrs), encoding, outline.values)
 
 
 def _filters(filters: Mapping[int, tuple[int, ...]]) -> dict[str, Any]:  # Any: xarray's own

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,8 +25,6 @@ class JoinedArray(BackendArray):
         lengths = list(parts[0].shape)
         lengths[axis] = sum(part.shape[axis] for part in parts)
         self.shape, self.dtype = tuple(lengths), np.result_type(*(part.dtype for part in parts))
-        self._stored: Active | None = None
-        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
         return type(self), (self.parts, self.axis)
@@ -42,46 +39,37 @@ class JoinedArray(BackendArray):
         return found
 
     def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
-        leaves = [_stored_leaf(part) for part in self.parts]
+        """Return what `key`, an index for each dimension, selects; files before and after what it touches stay closed."""
+        positions = np.arange(self.shape[self.axis])[key[self.axis]]
+        ends = np.cumsum([part.shape[self.axis] for part in self.parts])
+        owners = np.searchsorted(ends, np.atleast_1d(positions), side="right")
+        first, last = (int(owners.min()), int(owners.max())) if owners.size else (0, 0)
+        parts = self.parts[first : last + 1]
+        inside = (*key[: self.axis], positions - (ends[first - 1] if first else 0), *key[self.axis + 1 :])
+        leaves = [_stored_leaf(part) for part in parts]
         if None in leaves:
-            return self._read_each(key)
-        with self._lock:
-            if self._stored is None:
-                self._stored = Active.concatenate([leaf.stored() for leaf in leaves if leaf is not None], self.axis)
-        return np.asarray(self._stored[key].read().data)
+            return self._decoded(parts, inside)
+        joined = Active.concatenate([leaf.stored() for leaf in leaves if leaf is not None], self.axis)
+        return np.asarray(joined[inside].read().data)
 
-    def _read_each(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
+    def _decoded(self, parts: Sequence[Any], key: tuple[Any, ...]) -> npt.NDArray[Any]:  # Any: xarray's lazy arrays
         """Return what `key` selects of parts that xarray decodes, each on its own."""
-        wanted = np.arange(self.shape[self.axis])[key[self.axis]]
-        at = np.atleast_1d(wanted)
-        outer = tuple(
-            np.arange(n)[item] if i != self.axis else item for i, (n, item) in enumerate(zip(self.shape, key, strict=True))
-        )
-        found: npt.NDArray[Any] | None = None
-        first = 0
-        for part in self.parts:
-            length = part.shape[self.axis]
-            here = np.flatnonzero((at >= first) & (at < first + length))
+        outer = [np.arange(length)[item] for length, item in zip(self.shape, key, strict=True)]
+        outer[self.axis] = key[self.axis]
+        listed = [np.atleast_1d(item) for item in outer]
+        found = np.empty([len(item) for item in listed], self.dtype)
+        at, begin = listed[self.axis], 0
+        for part in parts:
+            here = np.flatnonzero((at >= begin) & (at < begin + part.shape[self.axis]))
             if here.size:
-                index = tuple(at[here] - first if i == self.axis else np.atleast_1d(item) for i, item in enumerate(outer))
-                values = np.asarray(part.oindex[indexing.OuterIndexer(index)].get_duck_array())
-                if found is None:
-                    shape = [np.size(item) for item in outer]
-                    shape[self.axis] = len(at)
-                    found = np.empty(shape, self.dtype)
+                index = (*listed[: self.axis], at[here] - begin, *listed[self.axis + 1 :])
+                values = part.oindex[indexing.OuterIndexer(index)].get_duck_array()
                 found[(slice(None),) * self.axis + (here,)] = values
-            first += length
-        if found is None:
-            found = np.empty([len(at) if i == self.axis else np.size(item) for i, item in enumerate(outer)], self.dtype)
-        kept = [np.ndim(wanted) if i == self.axis else np.ndim(item) for i, item in enumerate(outer)]
-        return found[tuple(slice(None) if ndim else 0 for ndim in kept)]
+            begin += part.shape[self.axis]
+        return found[tuple(slice(None) if np.ndim(item) else 0 for item in outer)]
 
 
 def _stored_leaf(part: Any) -> StoredArray | None:  # Any: xarray's lazy arrays
     """Return the stored array that a part is the whole of, None where xarray makes values of it."""
-    whole = isinstance(part, indexing.LazilyIndexedArray) and part.shape == part.array.shape
-    return part.array if whole and isinstance(part.array, StoredArray) and _is_whole(part.key) else None
-
-
-def _is_whole(key: indexing.ExplicitIndexer) -> bool:
-    return all(isinstance(item, slice) and item.step in (None, 1) for item in key.tuple)
+    whole = isinstance(part, indexing.LazilyIndexedArray) and all(item == slice(None) for item in part.key.tuple)
+    return part.array if whole and isinstance(part.array, StoredArray) else None

@@ -161,13 +161,15 @@ def _groups(group: h5netcdf.Group) -> list[str]:
 
 def _variable(file: StoredFile, group: str | None, name: str, variable: xr.Variable | Described) -> xr.Variable:
     """Return the variable with its numbers read by us; what holds no numbers is read as xarray does."""
+    encoding = {**variable.encoding, "source": file.source.uri}
+    if isinstance(variable, Described) and variable.values is not None:
+        return xr.Variable(variable.dims, variable.values, variable.attrs, encoding, fastpath=True)
     full = f"{group.strip('/')}/{name}" if group and group.strip("/") else name
     data: BackendArray
     if variable.dtype.kind in "iuf" and variable.dtype.itemsize <= 8 and "enum" not in (variable.dtype.metadata or {}):
         data = StoredArray(file, full, shape=variable.shape, dtype=np.dtype(variable.dtype.str))
     else:
         data = _ThroughXarray(file, group, name, shape=variable.shape, dtype=variable.dtype)
-    encoding = {**variable.encoding, "source": file.source.uri}
     return xr.Variable(variable.dims, indexing.LazilyIndexedArray(data), variable.attrs, encoding, fastpath=True)
 
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from h5py import h5, h5d, h5ds, h5g, h5p, h5r, h5s, h5t
 
 from activestore.core.hdf5 import DAMAGE, open_hdf5
@@ -23,6 +24,11 @@ from activestore.core.variable import ReadableSource
 __all__ = ["Group", "Outline", "read_group"]
 _POINTER = 16
 """Bytes that a text of varying length takes among the attributes."""
+
+_MOST_EAGER = 1 << 20
+"""Bytes of a coordinate that is read together with the metadata."""
+_PLUGINS = 256
+"""Filters from this number on are not HDF5's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,9 @@ class Outline:
     """Shape of a chunk, None if it is not stored in chunks."""
     filters: tuple[tuple[int, tuple[int, ...]], ...]
     """Number and settings of each filter of its chunks."""
+    values: npt.NDArray[Any] | None
+    """The stored numbers of the coordinate of a dimension, which are always asked for; None of all others, of large ones, and
+    where every read waits for a network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,7 @@ def read_group(source: ReadableSource, group: str = "") -> Group | None:
     path = group.strip("/")
     with open_hdf5(source) as file:
         try:
-            return _group(file.id, path.encode().split(b"/") if path else [])
+            return _group(file.id, path.encode().split(b"/") if path else [], eager=not source.is_remote)
         except (_UncertainError, *DAMAGE):
             return None
 
@@ -106,7 +115,7 @@ class _Node:
         return [int(number) for number in np.ravel(value)]
 
 
-def _group(file: Any, path: list[bytes]) -> Group:  # Any: h5py's low level is untyped
+def _group(file: Any, path: list[bytes], *, eager: bool) -> Group:  # Any: h5py's low level is untyped
     at = h5g.open(file, b"/")
     above: list[dict[_Place, str]] = []
     for part in path:
@@ -127,7 +136,8 @@ def _group(file: Any, path: list[bytes]) -> Group:  # Any: h5py's low level is u
         if node.is_variable:
             if name in variables:
                 raise _UncertainError
-            variables[name] = _outline(node, [(dims.scale(scale), dims.lengths[scale]) for scale in dims.along[place]])
+            along = [(dims.scale(scale), dims.lengths[scale]) for scale in dims.along[place]]
+            variables[name] = _outline(node, along, eager=eager)
     scales = {place: node for place, node in nodes.items() if node.is_scale}
     return Group(
         attrs=_attrs(at, attribute_sizes(at, creation)),
@@ -185,7 +195,7 @@ def _attrs(owner: Any, sizes: Mapping[bytes, int]) -> dict[str, Value]:  # Any: 
     return found
 
 
-def _outline(node: _Node, scales: list[tuple[_Node, int]]) -> Outline:
+def _outline(node: _Node, scales: list[tuple[_Node, int]], *, eager: bool) -> Outline:
     """Return a variable whose dimensions have these scales and lengths."""
     if len(scales) != len(node.shape):
         raise _UncertainError
@@ -201,7 +211,9 @@ def _outline(node: _Node, scales: list[tuple[_Node, int]]) -> Outline:
             raise _UncertainError
         dtype = types[0]
     creation = node.creation
-    filters = (creation.get_filter(i) for i in range(creation.get_nfilters()))
+    filters = [creation.get_filter(i) for i in range(creation.get_nfilters())]
+    is_coordinate = len(scales) == 1 and scales[0][0] is node and node.shape == (scales[0][1],)
+    plain = dtype.kind in "iuf" and all(code < _PLUGINS for code, *_ in filters)
     return Outline(
         dims=tuple(scale.name for scale, _ in scales),
         shape=tuple(length for _, length in scales),
@@ -209,7 +221,17 @@ def _outline(node: _Node, scales: list[tuple[_Node, int]]) -> Outline:
         attrs=_attrs(node.id, node.sizes),
         chunks=creation.get_chunk() if creation.get_layout() == h5d.CHUNKED else None,
         filters=tuple((code, tuple(settings)) for code, _, settings, _ in filters),
+        values=_values(node, dtype) if eager and is_coordinate and plain else None,
     )
+
+
+def _values(node: _Node, dtype: np.dtype[Any]) -> npt.NDArray[Any] | None:
+    """Return the stored numbers of a dataset, None if they are many."""
+    if node.shape[0] * dtype.itemsize > _MOST_EAGER:
+        return None
+    values = np.empty(node.shape, dtype)
+    node.id.read(h5s.ALL, h5s.ALL, values)
+    return values
 
 
 class _Dimensions:

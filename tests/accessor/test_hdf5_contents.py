@@ -40,10 +40,17 @@ def typed(value):
     return type(value), value
 
 
+def reader(variable):
+    """Return who reads the values; those of coordinates are there already, and are returned."""
+    if len(variable.dims) == 1 and variable.dtype.kind in "iuf":
+        return variable.values.tobytes()
+    return type(variable._data.array)
+
+
 def everything(found):
     """Return all that a store tells, in its order, with the types."""
     variables = [
-        (name, one.dims, one.shape, typed(one.dtype), type(one._data.array), typed(one.attrs), typed(one.encoding))
+        (name, one.dims, one.shape, typed(one.dtype), reader(one), typed(one.attrs), typed(one.encoding))
         for name, one in found.variables.items()
     ]
     return variables, typed(found.attributes), typed(found.encoding)

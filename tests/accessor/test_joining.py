@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from activestore.errors import JoinError
+from activestore.errors import JoinError, SourceNotFoundError
 
 YEARS = (2000, 2001, 2003)
 
@@ -110,6 +110,18 @@ def test_pickled(series):
     tas = pickle.loads(pickle.dumps(xr.open_dataset(paths, engine="activestore").tas))
     same(tas.active.mean("lat"), theirs.tas.mean("lat"))
     xr.testing.assert_identical(tas.load(), theirs.tas)
+
+
+def test_patterns_and_folders(tmp_path):
+    paths = written(tmp_path, {year: a_year(year) for year in YEARS})
+    whole = xr.open_dataset(paths, engine="activestore").load()
+    xr.testing.assert_identical(xr.open_dataset(tmp_path / "tas_*.nc", engine="activestore").load(), whole)
+    xr.testing.assert_identical(xr.open_dataset(f"{tmp_path}/", engine="activestore").load(), whole)
+    assert xr.open_dataset(tmp_path / "tas_200[01].nc", engine="activestore").sizes["time"] == 20
+    with pytest.raises(SourceNotFoundError, match="no file matches this pattern"):
+        xr.open_dataset(tmp_path / "pr_*.nc", engine="activestore")
+    with pytest.raises(JoinError, match="the list is empty"):
+        xr.open_dataset([], engine="activestore")
 
 
 def test_files_that_do_not_fit(tmp_path):
