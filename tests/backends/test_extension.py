@@ -1,6 +1,5 @@
 """The client of a server of this package against a stand-in: the same bits as here, whatever goes wrong on the way."""
 
-import dataclasses
 import json
 import math
 import os
@@ -146,8 +145,8 @@ class TestTheSameBits:
     def test_an_older_server_does_not_unpack_in_a_type(self, path: Path, server: ExtensionStandIn) -> None:
         def typed(active: Active) -> Active:
             packing = Packing(0.5, "<f4", None, "<f8", "<f4")
-            active._variable = dataclasses.replace(active.variable, packing=packing)
-            return active
+            stored = active.variable
+            return active.with_decoding(dtype=stored.dtype, missing=stored.missing, packing=packing)
 
         here, away = typed(Active(path, "packed")), typed(there(path, "packed", server))
         right = bits(here.reduce("min", 0))

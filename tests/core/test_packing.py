@@ -1,6 +1,5 @@
 """Unpacking: the numbers and types of netCDF4-python."""
 
-import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
@@ -180,7 +179,7 @@ def test_reductions_of_values_in_one_type(case: str, dtype: str, stored: str, tm
         variable[...] = numbers
     active = Active(tmp_path / "a.nc", "v")
     packing = typed(case, dtype)
-    active._variable = dataclasses.replace(active.variable, packing=packing)
+    active = active.with_decoding(dtype=active.variable.dtype, missing=active.variable.missing, packing=packing)
     wanted = np.ma.masked_array(unpack(numbers, packing), numbers == numbers[1, 2])
     assert active.dtype == np.dtype(dtype)
     found = active.reduce(("min", "max", "sum", "mean", "std", "argmin", "count", "any"), "y")
