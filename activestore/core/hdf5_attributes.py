@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from h5py import h5, h5a, h5p, h5t
 
-__all__ = ["HIDDEN", "Text", "Value", "attribute_sizes", "number_types", "read_attribute"]
+__all__ = ["HIDDEN", "Text", "Value", "attribute_sizes", "number_dtype", "read_attribute"]
 
 HIDDEN = frozenset(
     {
@@ -76,66 +76,65 @@ def read_attribute(owner: Any, name: bytes, size: int) -> Value | None:  # Any: 
         size: Bytes that it takes, from `attribute_sizes`.
     """
     attribute = h5a.open(owner, name)
-    stored = attribute.get_type()
-    if isinstance(stored, h5t.TypeStringID):
-        return _text(attribute, stored, size)
-    types = number_types(stored)
-    if types is None:
+    stored = _stored_type(attribute.get_type().encode())
+    if stored is None:
         return None
-    dtype, memory = types
-    shape = attribute.shape
-    if shape is None:
-        return np.zeros(0, dtype)
-    numbers = np.zeros(shape, dtype)
-    if numbers.size:
-        attribute.read(numbers, mtype=memory)
-    value: np.generic | npt.NDArray[Any] = numbers[()]
-    return value
+    length = stored.length
+    # To ask for the shape takes as long as to read, and nobody needs that of a single text.
+    shape = () if length is not None and size == length > 1 else attribute.shape
+    values = np.zeros((0,) if shape is None else shape, stored.dtype)
+    if values.size:
+        attribute.read(values, mtype=stored.memory)
+    if stored.encoding is None:
+        value: np.generic | npt.NDArray[Any] = values[()]
+        return value
+    items = values.reshape(-1).tolist() if shape != () else [values.item()]
+    if stored.ends_at_zero:
+        items = [item.partition(b"\0")[0] for item in items]
+    return Text(tuple(items), shape, length, stored.encoding)
 
 
-def number_types(stored: Any) -> tuple[np.dtype[Any], Any] | None:  # Any: h5py's low level is untyped
-    """Return NumPy's type for numbers of an HDF5 type, and HDF5's name of that; None if they are no plain numbers."""
+def number_dtype(stored: Any) -> np.dtype[Any] | None:  # Any: h5py's low level is untyped
+    """Return NumPy's type for numbers of an HDF5 type; None if they are no plain numbers."""
+    found = _stored_type(stored.encode())
+    return found.dtype if found is not None and found.encoding is None else None
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredType:
+    """How values of an HDF5 type are read."""
+
+    dtype: np.dtype[Any]
+    memory: Any  # Any: h5py's low level is untyped
+    """HDF5's type for what NumPy is given."""
+    length: int | None = None
+    """Bytes of a text of fixed length."""
+    encoding: str | None = None
+    """None of numbers."""
+    ends_at_zero: bool = False
+
+
+@lru_cache(maxsize=1024)
+def _stored_type(encoded: bytes) -> _StoredType | None:
+    # h5py takes longer to find NumPy's type than to read the values, and a file has few types.
+    stored = h5t.decode(encoded)
+    if isinstance(stored, h5t.TypeStringID):
+        return _text_type(stored)
     if not isinstance(stored, (h5t.TypeIntegerID, h5t.TypeFloatID)):
         return None
-    return _number_types(stored.encode())
-
-
-@lru_cache(maxsize=128)
-def _number_types(encoded: bytes) -> tuple[np.dtype[Any], Any] | None:  # Any: h5py's low level is untyped
-    # h5py takes longer to find NumPy's type than to read the numbers, and a file has few types.
     try:
-        dtype = h5t.decode(encoded).dtype
-        return (dtype, h5t.py_create(dtype)) if dtype.kind in "iuf" else None
+        dtype = stored.dtype
     except TypeError:
         return None
+    return _StoredType(dtype, h5t.py_create(dtype)) if dtype.kind in "iuf" else None
 
 
-def _text(attribute: Any, stored: Any, size: int) -> Text | None:  # Any: h5py's low level is untyped
+def _text_type(stored: Any) -> _StoredType | None:  # Any: h5py's low level is untyped
     encoding = "utf-8" if stored.get_cset() == h5t.CSET_UTF8 else "ascii"
     if stored.is_variable_str():
-        return _varying_text(attribute, encoding)
+        return _StoredType(h5py.string_dtype(), h5t.PYTHON_OBJECT, None, encoding)
     length, padding = stored.get_size(), stored.get_strpad()
     if padding not in (h5t.STR_NULLTERM, h5t.STR_NULLPAD):
         return None
-    # To ask for the shape takes as long as to read, and nobody needs that of a single text.
-    shape = () if size == length > 1 else attribute.shape
-    if shape is None:
-        return Text((), None, length, encoding)
-    texts = np.zeros(shape, f"S{length}")
-    if texts.size:
-        # As the type of the file, or the library would convert each text.
-        attribute.read(texts, mtype=stored)
-    items = texts.reshape(-1).tolist()
-    if padding == h5t.STR_NULLTERM:
-        items = [item.partition(b"\0")[0] for item in items]
-    return Text(tuple(items), shape, length, encoding)
-
-
-def _varying_text(attribute: Any, encoding: str) -> Text:  # Any: h5py's low level is untyped
-    shape = attribute.shape
-    if shape is None:
-        return Text((), None, None, encoding)
-    texts = np.zeros(shape, h5py.string_dtype())
-    if texts.size:
-        attribute.read(texts, mtype=h5t.PYTHON_OBJECT)
-    return Text(tuple(texts.reshape(-1).tolist()), shape, None, encoding)
+    # Read as it is stored, or the library would convert each text.
+    return _StoredType(np.dtype(f"S{length}"), stored, length, encoding, padding == h5t.STR_NULLTERM)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from h5py import h5, h5d, h5ds, h5g, h5p, h5r, h5s, h5t
 
 from activestore.core.hdf5 import DAMAGE, open_hdf5
-from activestore.core.hdf5_attributes import HIDDEN, Text, Value, attribute_sizes, number_types, read_attribute
+from activestore.core.hdf5_attributes import HIDDEN, Text, Value, attribute_sizes, number_dtype, read_attribute
 from activestore.core.hdf5_scales import DIMENSION_ONLY, NOT_COORDINATE, attached_scales, longest_attached
 from activestore.core.variable import ReadableSource
 
@@ -203,13 +203,9 @@ def _outline(node: _Node, scales: list[tuple[_Node, int]], *, eager: bool) -> Ou
         if stored != length and not (scale.grows and stored < length):
             raise _UncertainError
     stored_type = node.id.get_type()
-    if isinstance(stored_type, h5t.TypeStringID):
-        dtype = node.id.dtype
-    else:
-        types = number_types(stored_type)
-        if types is None:
-            raise _UncertainError
-        dtype = types[0]
+    dtype = node.id.dtype if isinstance(stored_type, h5t.TypeStringID) else number_dtype(stored_type)
+    if dtype is None:
+        raise _UncertainError
     creation = node.creation
     filters = [creation.get_filter(i) for i in range(creation.get_nfilters())]
     is_coordinate = len(scales) == 1 and scales[0][0] is node and node.shape == (scales[0][1],)
