@@ -34,6 +34,9 @@ class ActiveArray(Reductions[xr.DataArray]):
         """Reduce `array`; where its values come from is found when a reduction is asked for."""
         self._query = Query(array, condition)
 
+    def __repr__(self) -> str:
+        return f"<reductions near the data of {self._query}>"
+
     def where(self, condition: str) -> ActiveArray:
         """Return the reductions of those values that satisfy a condition, as `da.where(da > 298.15)` has them.
 
@@ -156,6 +159,10 @@ class GroupedArray(Reductions[xr.DataArray]):
     def __init__(self, query: Query, grouping: Grouping) -> None:
         """Reduce the groups of a query."""
         self._query, self._grouping = query, grouping
+
+    def __repr__(self) -> str:
+        groups = ", ".join(f"{count} along {dim!r}" for dim, count in self._grouping.counts.items())
+        return f"<reductions near the data of {self._query}, in groups: {groups}>"
 
     def explain(self, reduction: str | tuple[str, ...] = "mean", dim: Dims = None) -> Explanation:
         """Return what a reduction would do, without reading any data."""

@@ -53,6 +53,11 @@ class Query:
     condition: str | None = None
     """"> 298.15", say; None where all values count."""
 
+    def __str__(self) -> str:
+        """Return name and shape of the array, and the condition."""
+        shape = ", ".join(f"{dim}: {size}" for dim, size in self.array.sizes.items())
+        return f"{self.array.name!r} ({shape})" + ("" if self.condition is None else f" where {self.condition}")
+
     def named(self, dim: Dims) -> tuple[Hashable, ...]:
         """Return the dimensions that `dim` names, in the array's order; None is all of them.
 
@@ -72,9 +77,8 @@ class Query:
         except UntraceableError as error:
             name = "the array" if self.array.name is None else repr(self.array.name)
             raise UntraceableError(
-                f"{name}: {error}, so it cannot be reduced where the data are; open the file with "
-                "xr.open_dataset(path, engine='activestore') and reduce with .active before anything is computed, "
-                "or leave out .active"
+                f"{name}: {error}, so it cannot be reduced where the data are; open the file with xr.open_dataset(path, "
+                "engine='activestore'), reduce with .active first and compute afterwards, or leave out .active"
             ) from error
 
     def explain(

@@ -34,6 +34,9 @@ class WeightedArray:
         """
         self._query, self._weights = query, _checked(query.array, weights)
 
+    def __repr__(self) -> str:
+        return f"<weighted reductions near the data of {self._query}, weights along {', '.join(map(repr, self._weights.dims))}>"
+
     def mean(self, dim: Dims = None, *, skipna: bool | None = None, keep_attrs: bool | None = None) -> xr.DataArray:
         """Return the weighted mean along `dim`; missing where the weights of valid values add up to 0."""
         return self._reduced("mean", dim, skipna, keep_attrs)

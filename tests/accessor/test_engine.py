@@ -158,3 +158,10 @@ def test_what_was_loaded_before_is_reduced_in_memory(load, monkeypatch):
     weights = theirs.lat + 100
     xr.testing.assert_identical(part.active.weighted(weights).std("lat"), whole.weighted(weights).std("lat"))
     assert part.active.argmax(["time", "lat", "lon"])["time"] == whole.argmax(["time", "lat", "lon"])["time"]
+
+
+def test_reprs():
+    tas = xr.open_dataset(TAS, engine="activestore").tas
+    assert repr(tas.active.where("> 280")) == "<reductions near the data of 'tas' (time: 24, lat: 18, lon: 36) where > 280>"
+    assert "in groups: 12 along 'time'" in repr(tas.active.groupby("time.month"))
+    assert "weights along 'lat'" in repr(tas.active.weighted(tas.lat))
