@@ -46,7 +46,7 @@ def cut(bases: Sequence[Selection], dim: int, selection: Selection) -> list[Piec
     Examples:
         >>> bases = [Selection.whole((3,)), Selection.whole((4,))]
         >>> [(one.part, one.selection.positions, one.places) for one in cut(bases, 0, Selection.whole((7,))[::-2])]
-        [(0, (range(2, -1, -2),), range(2, 4)), (1, (range(3, -1, -2),), range(0, 2))]
+        [(0, (range(2, -2, -2),), range(2, 4)), (1, (range(3, -1, -2),), range(0, 2))]
     """
     ends = np.cumsum([len(base.positions[dim]) for base in bases])
     found = []
