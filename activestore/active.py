@@ -413,7 +413,7 @@ class Active:
             ((18, 36), (18, 36))
             >>> result.report.where
             {'posix': 2}
-            >>> months = np.arange(24) % 12
+            >>> tas, months = Active("docs/tas.nc", "tas"), np.arange(24) % 12
             >>> tas.run("mean", axis=("time", "lat", "lon"), by={"time": months}).value.shape
             (12,)
             >>> tas.run("count", where="> 298.15").value
