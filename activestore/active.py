@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -24,29 +23,27 @@ from activestore.core.conditions import Condition, parse_condition
 from activestore.core.dispatch import Fallback, Outcome, concurrently, default_workers, run
 from activestore.core.groups import By, group_selection
 from activestore.core.joined import JoinedPlan
-from activestore.core.metadata import locate, read_variable
+from activestore.core.metadata import locate
 from activestore.core.missing import Missing
 from activestore.core.packing import Packing
 from activestore.core.plan import Plan, ReductionRequest, grouped_axes, normalize_axes
-from activestore.core.reductions import READ, Reduction, find_reduction, variance
+from activestore.core.reductions import READ, Reduction, find_reduction
 from activestore.core.selection import Selection
 from activestore.core.variable import Variable
 from activestore.display import chunk_grid_svg, page
 from activestore.errors import ConfigurationError, CorruptChunkError, FallbackWarning, JoinError, ReductionError
 from activestore.explanation import Explanation, explain
+from activestore.named_reductions import Axis, NamedReductions
+from activestore.opening import check_name, open_variable, opened_backends
 from activestore.parts import METADATA_READS, Part, Parts, join, join_parts, reads_at_once
-from activestore.plugins import default_plugins
 from activestore.result import Report, Result
-from activestore.series import Address, Addresses, files_of, is_local
-from activestore.source import Source, open_source
+from activestore.series import Addresses, files_of, is_local
+from activestore.source import Source
 
 __all__ = ["Active", "Axis"]
 
-Axis = int | str | tuple[int | str, ...] | list[int | str] | None
-"""Which dimensions to reduce: numbers or names, one or several; None for all of them."""
 
-
-class Active:
+class Active(NamedReductions):
     """A variable, or a part of one, that is reduced chunk by chunk where its bytes are.
 
     It never changes: an index or `with_options` gives a new one. Nothing is read before a reduction, `read`, or
@@ -127,10 +124,10 @@ class Active:
         }
         files = files_of(source, lambda address: resolve(address, given)[1])
         if len(files) == 1:
-            self._parts = _opened(files[0], variable, given)
+            self._parts = open_variable(files[0], variable, given)
         else:
             at_once = default_workers() if all(map(is_local, files)) else METADATA_READS
-            opened = concurrently(lambda file: _opened(file, variable, given), files, at_once)
+            opened = concurrently(lambda file: open_variable(file, variable, given), files, at_once)
             parts, axis = arranged([one.first for one in opened], dim, listed=isinstance(source, (list, tuple)))
             self._parts = join_parts(parts, axis)
         if dim is not None:
@@ -167,7 +164,7 @@ class Active:
         }
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if backend is not None:
-            _check_name(backend)
+            check_name(backend)
             changes = {"server": None, "backend_options": {}} | changes
         return self._copy(parts=self._parts.changed(changes))
 
@@ -372,7 +369,7 @@ class Active:
             ...
         """
         work, parts = self._planned(reduction, axis, skipna=skipna, by=by, where=where)
-        return explain(work, lambda file: _opened_backends(parts[file]), fallback=self._settings.fallback)
+        return explain(work, lambda file: opened_backends(parts[file]), fallback=self._settings.fallback)
 
     def run(
         self,
@@ -425,7 +422,7 @@ class Active:
         with self._bar(len(work)) as progress, _unchanged(parts):
             outcome = run(
                 work,
-                lambda file: _opened_backends(parts[file]),
+                lambda file: opened_backends(parts[file]),
                 aggregator=aggregator,
                 workers=self._settings.workers,
                 executor=self._settings.executor,
@@ -498,58 +495,6 @@ class Active:
             array[np.ma.getmaskarray(masked)] = np.nan
         return array if dtype is None else array.astype(dtype)
 
-    def count(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
-        """Return how many values are valid along `axis` (int64); parameters as for `run`."""
-        return self.reduce("count", axis, keepdims=keepdims, skipna=skipna)
-
-    def sum(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
-        """Return the sum along `axis`, in float64, int64 or uint64; parameters as for `run`."""
-        return self.reduce("sum", axis, keepdims=keepdims, skipna=skipna)
-
-    def mean(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
-        """Return the mean along `axis` (float64), in the variable's units; parameters as for `run`."""
-        return self.reduce("mean", axis, keepdims=keepdims, skipna=skipna)
-
-    def min(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
-        """Return the least value along `axis`, in the type of the values; parameters as for `run`."""
-        return self.reduce("min", axis, keepdims=keepdims, skipna=skipna)
-
-    def max(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
-        """Return the greatest value along `axis`, in the type of the values; parameters as for `run`."""
-        return self.reduce("max", axis, keepdims=keepdims, skipna=skipna)
-
-    def ptp(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
-        """Return the greatest value minus the least along `axis`; of signed integers as int64. Parameters as for `run`."""
-        return self.reduce("ptp", axis, keepdims=keepdims, skipna=skipna)
-
-    def var(
-        self, axis: Axis = None, *, ddof: float = 0, keepdims: bool = False, skipna: bool = True
-    ) -> Any:  # Any: number or array
-        """Return the variance along `axis` (float64), with the count minus `ddof` as divisor; parameters as for `run`."""
-        return self.reduce(variance(ddof), axis, keepdims=keepdims, skipna=skipna)
-
-    def std(
-        self, axis: Axis = None, *, ddof: float = 0, keepdims: bool = False, skipna: bool = True
-    ) -> Any:  # Any: number or array
-        """Return the standard deviation along `axis` (float64); `ddof` as for `var`, the rest as for `run`."""
-        return self.reduce(variance(ddof, name="std"), axis, keepdims=keepdims, skipna=skipna)
-
-    def any(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
-        """Return whether any valid value along `axis` is not zero; parameters as for `run`."""
-        return self.reduce("any", axis, keepdims=keepdims, skipna=skipna)
-
-    def all(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
-        """Return whether all valid values along `axis` are not zero; parameters as for `run`."""
-        return self.reduce("all", axis, keepdims=keepdims, skipna=skipna)
-
-    def argmin(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
-        """Return where along `axis` the least value first is; over several axes, counted in C order. As for `run`."""
-        return self.reduce("argmin", axis, keepdims=keepdims, skipna=skipna)
-
-    def argmax(self, axis: Axis = None, *, keepdims: bool = False, skipna: bool = True) -> Any:  # Any: number or array
-        """Return where along `axis` the greatest value first is; over several axes, counted in C order. As for `run`."""
-        return self.reduce("argmax", axis, keepdims=keepdims, skipna=skipna)
-
     @contextmanager
     def _bar(self, chunks: int) -> Iterator[Callable[[int], object] | None]:
         if not self._settings.progress:
@@ -571,30 +516,6 @@ class Active:
         return page(repr(self), chunk_grid_svg(self.plan("count")))
 
 
-def _opened(source: Address, variable: str, given: Mapping[str, object]) -> Parts:
-    """Return the variable of one file; `given` are the options that the user gave, None where nothing was given."""
-    address = os.fsdecode(source) if isinstance(source, (str, bytes, os.PathLike)) else source.uri
-    settings, options = resolve(address, given)
-    _check_name(settings.backend, settings.origins["backend"])
-    opened = open_source(source, options) if isinstance(source, (str, bytes, os.PathLike)) else source
-    return Parts.single(opened, read_variable(opened, variable), settings)
-
-
-def _check_name(backend: str | Backend, origin: str = "") -> None:
-    """Refuse a name that no backend has, and say where it came from unless that is plain to see.
-
-    Raises:
-        ConfigurationError: There is none of that name.
-    """
-    if isinstance(backend, str):
-        try:
-            default_plugins().find(backend)
-        except ConfigurationError as error:
-            if not origin or origin.startswith("the keyword"):
-                raise
-            raise ConfigurationError(f"{origin}: {error}") from error
-
-
 @contextmanager
 def _unchanged(parts: Sequence[Part]) -> Iterator[None]:
     """Refuse to mix the metadata of one file with the bytes of another, whether these made an error or a number."""
@@ -604,23 +525,6 @@ def _unchanged(parts: Sequence[Part]) -> Iterator[None]:
         concurrently(Part.check_unchanged, parts, reads_at_once([part.source for part in parts]))
         raise
     concurrently(Part.check_unchanged, parts, reads_at_once([part.source for part in parts]))
-
-
-@contextmanager
-def _opened_backends(part: Part) -> Iterator[tuple[Backend, Backend]]:
-    """Open the backend that was asked for, and the local one for what it cannot do; one that was given stays open."""
-    given = part.settings.backend
-    with ExitStack() as opened:
-        local = default_plugins().open("posix", part.source)
-        opened.callback(local.close)
-        if given == local.name:
-            yield local, local
-        elif isinstance(given, str):
-            backend = default_plugins().open(given, part.source, part.settings.for_backend)
-            opened.callback(backend.close)
-            yield backend, local
-        else:
-            yield given, local
 
 
 def _warn_of(outcome: Outcome, chunks: int) -> None:

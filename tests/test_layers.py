@@ -32,6 +32,8 @@ RANKS = {
     "arrangement": 7,
     "explanation": 5,
     "plugins": 6,
+    "named_reductions": 2,
+    "opening": 7,
     "active": 8,
     "compat": 9,
     "accessor": 9,

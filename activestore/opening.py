@@ -1,0 +1,59 @@
+"""Opening what a run needs: the variable in a file, and the backends that compute its chunks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+from activestore.config import resolve
+from activestore.core.backend import Backend
+from activestore.core.metadata import read_variable
+from activestore.errors import ConfigurationError
+from activestore.parts import Part, Parts
+from activestore.plugins import default_plugins
+from activestore.series import Address
+from activestore.source import open_source
+
+__all__ = ["check_name", "open_variable", "opened_backends"]
+
+
+def open_variable(source: Address, variable: str, given: Mapping[str, object]) -> Parts:
+    """Return the variable of one file; `given` are the options that the user gave, None where nothing was given."""
+    address = os.fsdecode(source) if isinstance(source, (str, bytes, os.PathLike)) else source.uri
+    settings, options = resolve(address, given)
+    check_name(settings.backend, settings.origins["backend"])
+    opened = open_source(source, options) if isinstance(source, (str, bytes, os.PathLike)) else source
+    return Parts.single(opened, read_variable(opened, variable), settings)
+
+
+def check_name(backend: str | Backend, origin: str = "") -> None:
+    """Refuse a name that no backend has, and say where it came from unless that is plain to see.
+
+    Raises:
+        ConfigurationError: There is none of that name.
+    """
+    if isinstance(backend, str):
+        try:
+            default_plugins().find(backend)
+        except ConfigurationError as error:
+            if not origin or origin.startswith("the keyword"):
+                raise
+            raise ConfigurationError(f"{origin}: {error}") from error
+
+
+@contextmanager
+def opened_backends(part: Part) -> Iterator[tuple[Backend, Backend]]:
+    """Open the backend that was asked for, and the local one for what it cannot do; one that was given stays open."""
+    given = part.settings.backend
+    with ExitStack() as opened:
+        local = default_plugins().open("posix", part.source)
+        opened.callback(local.close)
+        if given == local.name:
+            yield local, local
+        elif isinstance(given, str):
+            backend = default_plugins().open(given, part.source, part.settings.for_backend)
+            opened.callback(backend.close)
+            yield backend, local
+        else:
+            yield given, local
