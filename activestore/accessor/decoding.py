@@ -45,6 +45,8 @@ class _Decoding:
     stored: np.dtype[Any]
     missing: tuple[float, ...] = ()
     packing: Packing | None = None
+    done: tuple[str, ...] = ()
+    """The names of the steps so far."""
 
     def add(self, function: Any) -> None:  # Any: a partial of one of xarray's functions
         """Take one more step.
@@ -60,11 +62,14 @@ class _Decoding:
         }
         if not isinstance(function, functools.partial) or name not in known or function.args:
             raise UntraceableError(f"its values are made by {name}, which only xarray can do")
+        if self.done and list(known).index(name) <= list(known).index(self.done[-1]):
+            raise UntraceableError("it was decoded more than once")
+        self.done += (name,)
         known[name](**function.keywords)
 
     def _reinterpret(self, *, dtype: np.dtype[Any]) -> None:
         """Take signed numbers for unsigned ones, or the other way round."""
-        if np.dtype(dtype).itemsize != self.stored.itemsize or self.missing or self.packing is not None:
+        if np.dtype(dtype).itemsize != self.stored.itemsize:
             raise UntraceableError(f"its values are converted to {dtype}")
         self.stored = np.dtype(np.dtype(dtype).str.replace("<", self.stored.str[0]).replace(">", self.stored.str[0]))
 
@@ -90,7 +95,7 @@ def _plain(value: Any, made: np.dtype[Any]) -> tuple[float | None, str]:  # Any:
     """Return a number and its type; Python's numbers take the type that they meet."""
     if value is None:
         return None, "<f8"
-    if not isinstance(value, (int, float, np.number)) or isinstance(value, np.complexfloating):
+    if not isinstance(value, (int, float, np.number)) or isinstance(value, np.complexfloating) or not math.isfinite(value):
         raise UntraceableError(f"its scale or offset is {value!r}")
     dtype = value.dtype if isinstance(value, np.generic) else made
     return float(value), dtype.newbyteorder("<").str
@@ -102,9 +107,12 @@ def _stored_as(value: Any, stored: np.dtype[Any], made: np.dtype[Any]) -> list[f
     limit = _EXACT_IN_F4 if made.itemsize == 4 else _EXACT_IN_F8
     if stored.kind in "iu":
         info = np.iinfo(kind)
-        if max(abs(int(info.min)), int(info.max)) > limit and abs(value) >= limit:
+        # NumPy's least integer has no absolute value of its own type.
+        if max(abs(int(info.min)), int(info.max)) > limit and abs(float(value)) >= limit:
             raise UntraceableError(f"its missing value {value} is not exact in the type {made}")
         return [int(value)] if value == int(value) and info.min <= value <= info.max else []
+    if made.itemsize < stored.itemsize:
+        raise UntraceableError(f"its missing value {value} is not exact in the type {made}")
     weak = made.type(value) if isinstance(value, (int, float)) and not isinstance(value, np.generic) else value
     with np.errstate(all="ignore"):
         candidate = kind(weak)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 from xarray.core import indexing
 
@@ -22,6 +24,10 @@ _TRANSPARENT = frozenset(
     {"MemoryCachedArray", "CopyOnWriteArray", "ImplicitToExplicitIndexingAdapter", "NativeEndiannessArray"}
 )
 _IN_MEMORY = "its values are in memory already"
+# Drivers of HDF5 that do not read the file that they name: a copy of it in memory, or an object of Python's.
+_ELSEWHERE = frozenset({"core", "fileobj"})
+
+Positions = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,21 @@ def trace(variable: xr.Variable) -> Traced:
     """
     # Any: xarray's arrays are private; and `data` would read them.
     array: Any = variable._data
-    return _of_dask(array) if is_of_dask(variable) else _traced(array, (), variable.shape)
+    found = _of_dask(array) if is_of_dask(variable) else _traced(array, (), variable.shape)
+    return _checked(found, variable)
+
+
+def _checked(traced: Traced, variable: xr.Variable) -> Traced:
+    """Return what was found, if its shape and type are those of the variable: else it was misunderstood.
+
+    Raises:
+        UntraceableError: They are not.
+    """
+    found = tuple(traced.active.shape[axis] for axis in traced.axes), traced.active.dtype.newbyteorder("=")
+    wanted = variable.shape, variable.dtype.newbyteorder("=")
+    if found != wanted:
+        raise UntraceableError(f"it has the shape and type {wanted}, and {found} in the file")
+    return traced
 
 
 def is_of_dask(variable: xr.Variable) -> bool:
@@ -125,12 +145,34 @@ def _address(store: Any) -> str:  # Any: a store of xarray's, untyped
     """Return the path of the file that a store of xarray's has open.
 
     Raises:
-        UntraceableError: It was opened from a file object, or from bytes.
+        UntraceableError: It was opened from a file object, or from bytes; or the path is that of another file now.
     """
+    opened = store.ds
     path = store._filename
-    if not isinstance(path, str) or not path or path.startswith("<"):
+    root = getattr(opened, "_root", None)
+    driver = getattr(getattr(root, "_h5file", None), "driver", None)
+    if not isinstance(path, str) or not path or path.startswith("<") or driver in _ELSEWHERE:
         raise UntraceableError("the file was opened from an object, not by its path")
+    if "://" not in path and os.path.exists(path) and not _is_open(path):
+        raise UntraceableError(f"{path} is another file than that which is open, or was read into memory whole")
     return path
+
+
+def _is_open(path: str) -> bool:
+    """Return whether this process has the file at `path` open; True where the system does not tell."""
+    descriptors = next((folder for folder in ("/proc/self/fd", "/dev/fd") if os.path.isdir(folder)), None)
+    if descriptors is None:
+        return True
+    status = os.stat(path)
+    wanted = status.st_dev, status.st_ino
+    for one in os.listdir(descriptors):
+        try:
+            found = os.fstat(int(one))
+        except OSError:
+            continue  # that of the folder itself, which is closed by now
+        if (found.st_dev, found.st_ino) == wanted:
+            return True
+    return False
 
 
 def _selected(active: Active, key: indexing.ExplicitIndexer | None, shape: tuple[int, ...]) -> Traced:
@@ -144,15 +186,33 @@ def _selected(active: Active, key: indexing.ExplicitIndexer | None, shape: tuple
     if not isinstance(key, indexing.VectorizedIndexer):
         found = active[tuple(key.tuple)]
         return Traced(found, tuple(range(found.ndim)))
-    owners = _owners([np.asarray(positions) for positions in key.tuple], shape)
-    index: list[Any] = [int(np.asarray(positions).reshape(-1)[0]) if np.size(positions) else [] for positions in key.tuple]
-    for owner in owners:
-        index[owner] = np.asarray(key.tuple[owner]).reshape(-1)
+    vectors = [_aligned(np.asarray(positions), len(shape)) for positions in key.tuple]
+    owners = _owners(vectors, shape)
+    index: list[Any] = [int(one.flat[0]) if one.size else [] for one in vectors]
+    for axis, owner in enumerate(owners):
+        index[owner] = _vector(vectors[owner], axis, shape[axis])
     kept = sorted(owners)
     return Traced(active[tuple(index)], tuple(kept.index(owner) for owner in owners))
 
 
-def _owners(positions: list[np.ndarray[Any, Any]], shape: tuple[int, ...]) -> list[int]:
+def _aligned(positions: Positions, ndim: int) -> Positions:
+    """Return positions with the dimensions of the result that they lack in front, as NumPy adds them.
+
+    Raises:
+        UntraceableError: They have more than the result.
+    """
+    if positions.ndim > ndim:
+        raise UntraceableError("single points of it are selected")
+    return positions.reshape((1,) * (ndim - positions.ndim) + positions.shape)
+
+
+def _vector(positions: Positions, axis: int, length: int) -> Positions:
+    """Return the positions along a dimension of the result; they do not vary along the others."""
+    first = tuple(slice(None) if one == axis else slice(min(n, 1)) for one, n in enumerate(positions.shape))
+    return np.broadcast_to(positions[first].reshape(-1), (length,))
+
+
+def _owners(vectors: list[Positions], shape: tuple[int, ...]) -> list[int]:
     """Return, for each dimension of the result, which dimension of the file it runs along: they may be transposed.
 
     Raises:
@@ -160,17 +220,26 @@ def _owners(positions: list[np.ndarray[Any, Any]], shape: tuple[int, ...]) -> li
     """
     found: dict[int, int] = {}
     single = []
-    for dim, one in enumerate(positions):
-        along = [axis for axis, length in enumerate(one.shape) if length != 1]
-        if len(along) > 1 or (along and along[0] in found) or one.ndim > len(shape):
+    for dim, positions in enumerate(vectors):
+        along = [axis for axis in range(len(shape)) if _varies(positions, axis)]
+        if len(along) > 1 or (along and along[0] in found):
             raise UntraceableError("single points of it are selected")
         if along:
-            found[along[0] + len(shape) - one.ndim] = dim
+            found[along[0]] = dim
         else:
             single.append(dim)
     for axis in range(len(shape)):
         if axis not in found:
+            # One position, once or repeated: it does not matter whose.
             if not single:
                 raise UntraceableError("a dimension was added to it")
             found[axis] = single.pop(0)
     return [found[axis] for axis in range(len(shape))]
+
+
+def _varies(positions: Positions, axis: int) -> bool:
+    """Return whether positions are not all the same along a dimension; if there are none, whether it has none."""
+    length = positions.shape[axis]
+    if length == 1 or not positions.size:
+        return bool(length != 1)
+    return not bool(np.all(positions == positions.take([0], axis=axis)))
