@@ -192,7 +192,9 @@ def called(
     windows: bool,  # Any: xarray's groups
 ) -> xr.DataArray:
     """Return the result of xarray's own method."""
-    place = () if windows else (list(dims),)
+    # Nothing along no dimensions is what xarray leaves as it is; of a single value it takes the mean, as a float.
+    single = isinstance(grouped, xr.DataArray) and not grouped.ndim
+    place = () if windows else (None if single else list(dims),)
     if method.name == "ptp":
         least, greatest = (
             called(grouped, replace(method, name=name), dims, keep_attrs, windows=windows) for name in ("min", "max")
