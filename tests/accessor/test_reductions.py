@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import warnings
 
 import netCDF4
 import numpy as np
