@@ -142,6 +142,8 @@ class ActiveArray(Reductions[xr.DataArray]):
 
     def _position(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.DataArray | dict[Hashable, xr.DataArray]:
         array, dims = self._query.array, self._query.named(dim)
+        if isinstance(dim, (list, tuple)):
+            dims = tuple(dict.fromkeys(dim))  # in this order are the positions counted
         if method.skipna is False and array.dtype.kind == "f":
             raise SelectionError(f"{method.name} finds no NaN; leave out skipna=False, or leave out .active")
         if not array.size:

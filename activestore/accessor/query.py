@@ -20,7 +20,7 @@ from activestore.accessor.trace import Traced, is_of_dask, trace
 from activestore.core.conditions import parse_condition, unsatisfied
 from activestore.core.groups import Groups
 from activestore.core.reductions import Reduction
-from activestore.errors import UntraceableError
+from activestore.errors import SelectionError, UntraceableError
 from activestore.explanation import Explanation
 
 __all__ = ["NO_GROUPS", "Answer", "Query", "called"]
@@ -126,6 +126,8 @@ class Query:
         """Return what xarray's method gives, of the whole or of each group."""
         if self.is_here:
             return called(grouping.regroup(self.chosen(self.array)), method, dims, keep_attrs, windows=grouping.windows)
+        if method.name == "sum" and self.array.ndim and not dims and not grouping.labels:
+            method = replace(method, min_count=1)  # xarray leaves what is summed along nothing as it is
         mould = self._mould(method, dims, keep_attrs, grouping)
         answer = self.answer(method.reduction, dims, grouping)
         kind = self.chosen(self._small(NO_GROUPS)).dtype.kind
@@ -139,8 +141,18 @@ class Query:
         return self.assembled(mould, values, {*dims, *grouping.labels})
 
     def positions(self, method: Method, dims: tuple[Hashable, ...], keep_attrs: bool | None) -> xr.DataArray:
-        """Return where the least or greatest values are, counted in C order where several dimensions are reduced."""
+        """Return where the least or greatest values are, counted in C order of `dims` where these are several.
+
+        Raises:
+            SelectionError: The dimensions are in another order than the file's, so that another of equal values is the first.
+        """
         if not self.is_here:
+            axes = self._axes(self.traced(), dims)
+            if list(axes) != sorted(axes):
+                raise SelectionError(
+                    f"{method.name} finds the first of equal values in the order of the file, in which {dims} are not; "
+                    "transpose the array back, or leave out .active"
+                )
             return self.reduced(method, dims, keep_attrs)
         options = {} if keep_attrs is None else {"keep_attrs": keep_attrs}
         found = getattr(self.chosen(self.array).stack({_FLAT: dims}), method.name)(_FLAT, skipna=method.skipna, **options)

@@ -40,6 +40,11 @@ class Method:
         """The method of xarray whose results have the type, name and attributes of this one's."""
         return {"ptp": "max", "argmin": "count", "argmax": "count"}.get(self.name, self.name)
 
+    def fewest(self, kind: str) -> int:
+        """Return how many valid values a sum of values of a kind needs: xarray counts only where it looks for missing ones."""
+        looks = self.skipna is not False if kind == "f" else bool(self.skipna)
+        return self.min_count if looks and self.min_count is not None else 0
+
     @property
     def keywords(self) -> dict[str, Any]:
         """The options, for xarray's own method."""
@@ -70,7 +75,7 @@ def finished(method: Method, value: Any, count: Array, total: Array, kind: str) 
         return rule(np.asarray(valid), count, total)
     lost = count == 0 if kind == "f" else np.zeros(np.shape(count), bool)
     if method.name == "sum":
-        lost = count < (method.min_count or 0)
+        lost = count < method.fewest(kind)
         valid = np.where(count == 0, 0, valid)
     if method.skipna is False and kind == "f":
         lost = lost | (count < total)

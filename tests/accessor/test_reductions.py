@@ -3,17 +3,22 @@
 import contextlib
 import itertools
 
+import h5py
 import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
 
 import activestore.accessor  # noqa: F401  # registers .active for files that other engines opened
-from activestore.errors import UntraceableError
-from tests.accessor.beside_xarray import Reference
+from activestore.errors import ReductionError, SelectionError, SumOverflowError, UntraceableError
+from tests.accessor.beside_xarray import Reference, assert_like, assert_reduction, assert_values
 
 # xarray warns of attributes, and NumPy of sums beyond a type; with any engine.
-pytestmark = pytest.mark.filterwarnings("ignore::xarray.SerializationWarning", "ignore::RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::xarray.SerializationWarning", "ignore::RuntimeWarning", "ignore:The .phony_dims"
+)
 
 TAS = "docs/tas.nc"
 ENGINES = ("activestore", "h5netcdf", "netcdf4")
@@ -189,3 +194,360 @@ def test_every_decoding(tmp_path, engine, name):
 
 def fits(number, dtype):
     return np.iinfo(dtype).min <= number <= np.iinfo(dtype).max
+
+
+def test_half_precision(tmp_path):
+    """netCDF has no such type, HDF5 has; sums of it are kept in 64 bits."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["v"] = numbers("f2")
+    with opened(path) as (ds, theirs):
+        assert theirs.v.dtype == "f2"
+        assert_reductions(ds.v, theirs.v, methods=("count", "min", "max", "mean", "any", "all"))
+
+
+def test_sum_that_does_not_fit_is_refused(tmp_path):
+    """xarray would give a wrong number."""
+    path = write(tmp_path / "a.nc", np.full(SHAPE, 2**62, "i8"), {})
+    with opened(path) as (ds, theirs):
+        with pytest.raises(SumOverflowError):
+            ds.v.active.sum()
+        assert_reduction(ds.v.active.mean(), theirs.v, "mean", None)
+
+
+@pytest.mark.parametrize("options", [{"mask_and_scale": False}, {"decode_cf": False}, {"decode_times": False}])
+@pytest.mark.parametrize("name", ["packed f4 f4", "filled f4", "unsigned i2, packed", "NaN as fill"])
+def test_undecoded(tmp_path, options, name):
+    dtype, attrs, fill = DECODINGS[name]
+    path = write(tmp_path / "a.nc", numbers(dtype, [fill]), attrs, fill=fill)
+    with opened(path, **options) as (ds, theirs):
+        assert_reductions(ds.v, theirs.v)
+
+
+@pytest.fixture(scope="module")
+def gaps(tmp_path_factory):
+    """A file with missing values: alone, whole rows, everything along some dimensions."""
+    path = tmp_path_factory.mktemp("gaps") / "a.nc"
+    stored = numbers("f4", [1e20])
+    stored[1] = 1e20
+    stored[:, 2] = np.nan
+    return write(path, stored, {}, fill=np.float32(1e20))
+
+
+@pytest.mark.parametrize("skipna", [None, True, False])
+@pytest.mark.parametrize("method", ["sum", "mean", "min", "max", "std", "var"])
+def test_skipna(gaps, method, skipna):
+    with opened(gaps) as (ds, theirs):
+        for part in ({}, {"t": 1}, {"y": slice(2)}, {"y": slice(2), "t": [0, 3]}):
+            lazy, loaded = ds.v.isel(part), theirs.v.isel(part)
+            for dim in subsets(loaded.dims):
+                assert_reduction(getattr(lazy.active, method)(dim, skipna=skipna), loaded, method, dim, skipna=skipna)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "i2"])
+@pytest.mark.parametrize("skipna", [None, True, False])
+@pytest.mark.parametrize("min_count", [None, 0, 1, 3, 12, 100])
+def test_min_count(tmp_path, gaps, dtype, skipna, min_count):
+    path = gaps if dtype == "f4" else write(tmp_path / "a.nc", numbers("i2"), {})
+    options = {"skipna": skipna, "min_count": min_count}
+    with opened(path) as (ds, theirs):
+        for dim in subsets(DIMS):
+            assert_reduction(ds.v.active.sum(dim, **options), theirs.v, "sum", dim, **options)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "i2"])
+@pytest.mark.parametrize("skipna", [None, False])
+@pytest.mark.parametrize("ddof", [0, 1, 2, 4, 7])
+def test_ddof(tmp_path, gaps, dtype, skipna, ddof):
+    path = gaps if dtype == "f4" else write(tmp_path / "a.nc", numbers("i2"), {})
+    with opened(path) as (ds, theirs):
+        for method, dim in itertools.product(("var", "std"), (None, "t", ["t", "y"])):
+            options = {"skipna": skipna, "ddof": ddof}
+            if ddof >= 4 and dim == "t" and (skipna is False or dtype == "i2"):
+                # NumPy divides by nothing, and xarray lets it unless it looks for missing values.
+                assert np.isnan(getattr(ds.v.active, method)(dim, **options)).all()
+                continue
+            assert_reduction(getattr(ds.v.active, method)(dim, **options), theirs.v, method, dim, **options)
+
+
+@pytest.mark.parametrize("option", [True, False, "default"])
+@pytest.mark.parametrize("given", [True, False, None])
+def test_keep_attrs(gaps, option, given):
+    with opened(gaps) as (ds, theirs), xr.set_options(keep_attrs=option):
+        for method in METHODS:
+            found = getattr(ds.v.active, method)("t", keep_attrs=given)
+            assert_reduction(found, theirs.v, method, "t", **({} if given is None else {"keep_attrs": given}))
+        found = ds.v[3:, :2].active.argmax("x", keep_attrs=given)
+        assert_like(found, theirs.v[3:, :2].argmax("x", **({} if given is None else {"keep_attrs": given})))
+
+
+@pytest.mark.parametrize("dim", ["t", ["t"], ("x", "t"), {"t", "y"}, ..., None, ["t", "t"], [], ()])
+def test_ways_to_name_dimensions(gaps, dim):
+    with opened(gaps) as (ds, theirs):
+        for method in ("sum", "max", "count", "mean"):
+            try:
+                wanted = getattr(theirs.v, method)(dim)
+            except ValueError:
+                assert dim == ["t", "t"]
+                wanted = getattr(theirs.v, method)("t")
+            found = getattr(ds.v.active, method)(dim)
+            assert_like(found, wanted)
+            assert_values(found, wanted, 1e-2)
+
+
+def test_unknown_dimensions(gaps):
+    with opened(gaps) as (ds, _):
+        for dim in ("z", ["t", "z"], 0, ("t", 1)):
+            with pytest.raises(SelectionError, match=r"no dimension .*; the dimensions are 't', 'y', 'x'"):
+                ds.v.active.mean(dim)
+            with pytest.raises(SelectionError, match="no dimension"):
+                ds.active.mean(dim)
+        for method in ("median", "cumsum", "quantile", "prod", "first"):
+            with pytest.raises(AttributeError, match=r"leave out \.active"):
+                getattr(ds.v.active, method)
+
+
+@pytest.mark.parametrize("method", ["argmin", "argmax"])
+@pytest.mark.parametrize("dtype", ["i2", "f4", "packed"])
+def test_positions(tmp_path, method, dtype):
+    attrs = {"scale_factor": f4(-0.5)} if dtype == "packed" else {}
+    stored = (numbers("i2") % 4).astype("i2" if dtype == "packed" else dtype)
+    if dtype == "f4":
+        stored[1, :2, 2:4] = np.nan
+    path = write(tmp_path / "a.nc", stored, attrs)
+    with opened(path) as (ds, theirs):
+        for pick in (lambda v: v, lambda v: v[::-1, :, [3, 0, 1]], lambda v: v[0], lambda v: v.T):
+            lazy, loaded = pick(ds.v), pick(theirs.v)
+            for dim in loaded.dims:
+                assert_positions(getattr(lazy.active, method)(dim), getattr(loaded, method)(dim))
+            for dims in (loaded.dims, ..., list(loaded.dims)[:1], list(loaded.dims)[::-1], list(loaded.dims)[:2]):
+                wanted = getattr(loaded, method)(dims)
+                if list(wanted) != sorted(wanted, key=DIMS.index):
+                    with pytest.raises(SelectionError, match="in the order of the file"):
+                        getattr(lazy.active, method)(dims)
+                    found = getattr(lazy.copy().load().active, method)(dims)
+                else:
+                    found = getattr(lazy.active, method)(dims)
+                assert set(found) == set(wanted)
+                for name in wanted:
+                    assert_positions(found[name], wanted[name])
+
+
+def assert_positions(found, wanted):
+    assert_like(found, wanted)
+    assert_values(found, wanted, 0)
+
+
+def test_position_of_nothing(gaps):
+    with opened(gaps) as (ds, theirs):
+        with pytest.raises(ReductionError, match="All-NaN slice"):
+            ds.v.active.argmin("t")
+        with pytest.raises(ValueError, match="All-NaN slice"):
+            theirs.v.argmin("t")
+        with pytest.raises(SelectionError, match="of nothing"):
+            ds.v[:0].active.argmin("t")
+
+
+@pytest.mark.parametrize("pick", [{"t": slice(0)}, {"t": slice(0), "x": slice(0)}, {"x": []}])
+def test_nothing_selected(gaps, pick):
+    with opened(gaps) as (ds, theirs):
+        lazy, loaded = ds.v.isel(pick), theirs.v.isel(pick)
+        for dim in (None, "t", "x", ["t", "x"]):
+            for method in ("count", "sum", "mean", "std", "any", "all"):
+                assert_reduction(getattr(lazy.active, method)(dim), loaded, method, dim)
+
+
+def test_dimension_of_no_length(tmp_path):
+    path = tmp_path / "a.nc"
+    xr.Dataset({"v": (("a", "b"), np.zeros((0, 3), "f4"))}).to_netcdf(path, engine="h5netcdf")
+    with opened(path) as (ds, theirs):
+        for dim in (None, "a", "b"):
+            assert_reduction(ds.v.active.sum(dim), theirs.v, "sum", dim)
+            assert_reduction(ds.active.count(dim).v, theirs.v, "count", dim)
+
+
+@pytest.mark.parametrize("value", [np.float32(2.5), np.int16(3), np.float64(np.nan)])
+def test_scalars(tmp_path, value):
+    path = tmp_path / "a.nc"
+    xr.Dataset({"v": ((), value)}).to_netcdf(path, engine="h5netcdf", encoding={"v": {"_FillValue": None}})
+    with opened(path) as (ds, theirs):
+        for method in METHODS:
+            assert_reduction(getattr(ds.v.active, method)(), theirs.v, method, None)
+            assert_reduction(getattr(ds.v.active, method)(...), theirs.v, method, ...)
+
+
+def test_truth(tmp_path):
+    stored = np.array([[0, 0, 0], [0, 1, 0], [1, 2, 3], [np.nan, 0, 0], [np.nan, 1, 2], [np.nan] * 3], "f4")
+    path = tmp_path / "a.nc"
+    xr.Dataset({"v": (("a", "b"), stored)}).to_netcdf(path, engine="h5netcdf")
+    with opened(path) as (ds, theirs):
+        assert_reductions(ds.v, theirs.v, methods=("any", "all"))
+
+
+COORDINATES = {
+    "renamed": lambda ds: ds.rename(v="w", t="time", x="lon").w,
+    "swapped": lambda ds: ds.assign_coords(n=("t", np.arange(4))).swap_dims(t="n").v,
+    "transposed": lambda ds: ds.v.transpose("x", "t", "y"),
+    "multi-index": lambda ds: (
+        ds.assign_coords(year=("t", [1, 1, 2, 2]), month=("t", [1, 7, 1, 7])).set_index(t=["year", "month"]).v
+    ),
+    "curvilinear": lambda ds: ds.assign_coords(lat=(("y", "x"), np.ones((3, 5))), lon=(("y", "x"), np.zeros((3, 5)))).v,
+    "scalar": lambda ds: ds.assign_coords(height=2.0, name="surface").v,
+    "selected to a scalar": lambda ds: ds.v.isel(t=2),
+    "without": lambda ds: ds.v.drop_vars(["t", "y"]),
+    "two along one": lambda ds: ds.assign_coords(month=("t", [1, 2, 3, 4]), name=("x", list("abcde"))).v,
+    "times": lambda ds: ds.assign_coords(when=("t", np.arange(4).astype("M8[D]").astype("M8[ns]"))).v,
+    "lazy": lambda ds: ds.set_coords("v").assign(w=ds.v * 0).v,
+    "without a name": lambda ds: ds.v.rename(None),
+    "name that is no string": lambda ds: ds.v.rename(3),
+    "same name as a dimension's coordinate": lambda ds: ds.v.rename("z").assign_coords(v=("x", np.arange(5))),
+    "length 1": lambda ds: ds.v[:1, :, :1],
+}
+
+
+@pytest.mark.parametrize("pick", COORDINATES.values(), ids=COORDINATES)
+def test_coordinates(gaps, pick):
+    with opened(gaps) as (ds, theirs):
+        lazy, loaded = pick(ds), pick(theirs)
+        assert_reductions(lazy, loaded, methods=("mean", "max", "count"))
+
+
+def test_groups_of_a_file(tmp_path):
+    path = write(tmp_path / "a.nc", numbers("i2", [7]), {"scale_factor": f4(0.5)}, fill=7, group="inner/deep")
+    for engine in ENGINES:
+        with opened(path, engine, group="inner/deep") as (ds, theirs):
+            assert_reductions(ds.v, theirs.v, dims=[None, "t"])
+
+
+CONDITIONS = {
+    "> 10": lambda v: v > 10,
+    ">= 0 and < 50": lambda v: (v >= 0) & (v < 50),
+    "!= 0": lambda v: v != 0,
+    "> 1e9": lambda v: v > 1e9,
+}
+
+
+@pytest.mark.parametrize("name", ["plain f4", "filled i2", "packed f4 f4", "packed, negative", "plain i4", "plain u1"])
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_conditions(tmp_path, name, condition):
+    dtype, attrs, fill = DECODINGS[name]
+    path = write(tmp_path / "a.nc", numbers(dtype, [] if fill is None else [fill]), attrs, fill=fill)
+    with opened(path) as (ds, theirs):
+        wanted = theirs.v.where(CONDITIONS[condition](theirs.v))
+        lazy = ds.v.active.where(condition)
+        reference = Reference(wanted)
+        for dim in (None, "t", ["t", "x"], ["y"]):
+            for method in METHODS:
+                reference.assert_reduction(getattr(lazy, method)(dim), method, dim)
+        for options in ({"skipna": False}, {"min_count": 3}):
+            reference.assert_reduction(lazy.sum("t", **options), "sum", "t", **options)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A dataset of all kinds of variables."""
+    path = tmp_path_factory.mktemp("mixed") / "a.nc"
+    rng = np.random.default_rng(0)
+    dataset = xr.Dataset(
+        {
+            "z": (("t", "y", "x"), rng.normal(280, 10, (6, 3, 4)).astype("f4"), {"units": "K"}),
+            "when": (("t",), np.arange(6).astype("M8[D]").astype("M8[ns]")),
+            "n": (("t", "x"), rng.integers(0, 9, (6, 4)).astype("i2")),
+            "a": (("y",), np.array([1.0, np.nan, 3.0]), {"long_name": "only y"}),
+            "text": (("x",), np.array(list("abcd"), object)),
+            "flag": (("t",), np.array([True, False] * 3)),
+            "one": ((), np.int32(5)),
+            "since": (("t",), np.arange(6).astype("m8[D]").astype("m8[ns]")),
+            "m": (("t", "y"), np.full((6, 3), np.nan, "f8")),
+        },
+        coords={"y": [10.0, 20, 30], "x": ("x", [1, 2, 3, 4], {"axis": "X"}), "area": (("y", "x"), np.ones((3, 4)))},
+        attrs={"title": "all kinds"},
+    )
+    dataset.to_netcdf(path, engine="h5netcdf", encoding={"since": {"units": "days", "dtype": "i4"}})
+    return path
+
+
+@pytest.mark.parametrize("dim", [None, "t", ["t", "x"], "y", ..., {"y", "x"}, []])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("keep_attrs", [None, True, False])
+def test_datasets(mixed, method, dim, keep_attrs):
+    options = {} if keep_attrs is None else {"keep_attrs": keep_attrs}
+    with opened(mixed, decode_timedelta=True) as (ds, theirs):
+        for pick in (lambda one: one, lambda one: one.isel(t=slice(1, 4)), lambda one: one[["z", "n", "a"]]):
+            try:
+                wanted = getattr(pick(theirs), method)(dim, **options)
+            except (TypeError, ValueError) as error:
+                with pytest.raises(type(error)):
+                    getattr(pick(ds).active, method)(dim, **options)
+                continue
+            found = getattr(pick(ds).active, method)(dim, **options)
+            assert list(found.data_vars) == list(wanted.data_vars)
+            assert set(found.coords) == set(wanted.coords)
+            assert found.attrs == wanted.attrs
+            for name in wanted.variables:
+                assert_like(found[name], wanted[name], f"{name} {method} {dim}")
+                if wanted[name].dtype.kind == "f":
+                    np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5)
+                else:
+                    assert found[name].identical(wanted[name])
+
+
+def test_times_are_refused(mixed):
+    with opened(mixed, decode_timedelta=True) as (ds, _):
+        for name in ("when", "since", "flag"):
+            with pytest.raises(UntraceableError, match=rf"'{name}': "):
+                ds[name].active.max()
+        with pytest.raises(UntraceableError, match="'text': "):
+            ds.text.active.count()
+
+
+SOURCES = (
+    "plain i2",
+    "plain u1",
+    "plain f4",
+    "plain f8",
+    "filled i4",
+    "filled f4",
+    "packed f4 f4",
+    "packed f8 f8",
+    "packed, negative",
+    "unsigned i2, packed",
+    "both, different",
+    "big-endian, packed",
+)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Every decoding of a few in a file of its own, lazily and in memory."""
+    folder = tmp_path_factory.mktemp("sources")
+    made = {}
+    for number, name in enumerate(SOURCES):
+        dtype, attrs, fill = DECODINGS[name]
+        path = write(folder / f"{number}.nc", numbers(dtype, [] if fill is None else [fill]), attrs, fill=fill)
+        lazy = xr.open_dataset(path, engine="activestore", cache=False)
+        made[name] = lazy.v, lazy.v.copy().load()
+    return made
+
+
+@given(st.data())
+def test_any_selection_of_any_decoding(sources, data):
+    lazy, loaded = sources[data.draw(st.sampled_from(SOURCES))]
+    lengths = dict(zip(DIMS, SHAPE, strict=True))
+    key = {}
+    for dim in data.draw(st.sets(st.sampled_from(DIMS))):
+        position = st.integers(-lengths[dim], lengths[dim] - 1)
+        bound, step = st.one_of(st.none(), position), st.sampled_from([None, 1, 2, -1, -2])
+        key[dim] = data.draw(st.one_of(position, st.lists(position, max_size=4), st.builds(slice, bound, bound, step)))
+    lazy, loaded = lazy.isel(key), loaded.isel(key)
+    if loaded.ndim:
+        order = data.draw(st.permutations(loaded.dims))
+        lazy, loaded = lazy.transpose(*order), loaded.transpose(*order)
+    dim = data.draw(
+        st.one_of(st.none(), st.lists(st.sampled_from(loaded.dims), unique=True, min_size=1) if loaded.dims else st.none())
+    )
+    method = data.draw(st.sampled_from(METHODS))
+    options = {"skipna": data.draw(st.booleans())} if method not in ("count", "any", "all") and data.draw(st.booleans()) else {}
+    if not loaded.size and method in ("min", "max"):
+        return  # which xarray refuses, in words of NumPy's
+    assert_reduction(getattr(lazy.active, method)(dim, **options), loaded, method, dim, **options)
