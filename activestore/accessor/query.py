@@ -138,6 +138,11 @@ class Query:
         if not np.all(total):
             # What a group without positions gives is xarray's to say.
             values = np.where(total == 0, mould.values, values)
+        nothing = (np.transpose(answer.count, order) == 0) & (total > 0)
+        if grouping.labels and kind == "f" and method.name in ("count", "sum") and np.any(nothing):
+            # So is what one gives without valid values: a number or NaN, with flox in another way than without.
+            empty = self._mould(method, dims, keep_attrs, grouping, valid=False)
+            values = np.where(nothing, empty.values, values)
         return self.assembled(mould, values, {*dims, *grouping.labels})
 
     def positions(self, method: Method, dims: tuple[Hashable, ...], keep_attrs: bool | None) -> xr.DataArray:
@@ -155,10 +160,9 @@ class Query:
                 )
             return self.reduced(method, dims, keep_attrs)
         options = {} if keep_attrs is None else {"keep_attrs": keep_attrs}
-        found = getattr(self.chosen(self.array).stack({_FLAT: dims}), method.name)(_FLAT, skipna=method.skipna, **options)
-        return self.assembled(
-            found.drop_vars([name for name in found.coords if name not in found.dims]), found.values, set(dims)
-        )
+        flat = self.chosen(self.array).stack({_FLAT: dims}, create_index=False)
+        found = getattr(flat, method.name)(_FLAT, skipna=method.skipna, **options)
+        return self.assembled(found.drop_vars([name for name in found.coords if name not in found.dims]), found.values, {*dims})
 
     def assembled(self, mould: xr.DataArray, values: npt.NDArray[Any], dims: set[Hashable]) -> xr.DataArray:
         """Return `values` as a `DataArray` like `mould`, with the coordinates of the array that `dims` do not concern."""
@@ -168,9 +172,12 @@ class Query:
         found = xr.DataArray(variable, coords=kept, name=mould.name)
         return found.assign_coords({name: coord for name, coord in mould.coords.items() if name not in kept})
 
-    def _mould(self, method: Method, dims: tuple[Hashable, ...], keep_attrs: bool | None, grouping: Grouping) -> xr.DataArray:
+    def _mould(
+        self, method: Method, dims: tuple[Hashable, ...], keep_attrs: bool | None, grouping: Grouping, *, valid: bool = True
+    ) -> xr.DataArray:
         """Return what xarray gives for a small array of the same kind: type, name, attributes, order of dimensions."""
         small = self.chosen(self._small(grouping))
+        small = small if valid else small.where(np.zeros(small.shape, bool))
         return called(grouping.regroup(small), method, dims, keep_attrs, windows=grouping.windows)
 
     def _small(self, grouping: Grouping) -> xr.DataArray:
