@@ -61,16 +61,26 @@ def _shown(along: Any) -> str:  # Any: what the user gave
 
 
 def _grouping(array: xr.DataArray, dim: Hashable, regroup: Callable[[xr.DataArray], Any]) -> Grouping:  # Any: see Grouping
+    """Return the groups that `regroup` makes along a dimension.
+
+    Raises:
+        SelectionError: xarray cannot make them; or a position is in two of them.
+    """
     length = array.sizes[dim]
     coords = {name: coord for name, coord in array.coords.items() if coord.dims == (dim,)}
     positions = xr.DataArray(np.arange(length), dims=(dim,), coords=coords, name="position")
-    grouped = regroup(positions)
-    # The least position of each group, in the order of the result, tells which of xarray's groups it is.
-    least = np.asarray(grouped.min().values, np.float64)
+    try:
+        grouped = regroup(positions)
+        # The least position of each group, in the order of the result, tells which of xarray's groups it is.
+        least = np.asarray(grouped.min().values, np.float64)
+        groups = [positions.values[members] for members in grouped.groups.values()]
+    except ValueError as error:
+        raise SelectionError(f"xarray cannot make these groups, or cannot tell whose they are: {error}") from error
     owner = {int(position): number for number, position in enumerate(least.tolist()) if position == position}
     labels = np.full(length, -1, np.int64)
-    for members in grouped.groups.values():
-        inside = positions.values[members]
+    for inside in groups:
+        if np.any(labels[inside] >= 0):
+            raise SelectionError("a position is in two of the groups; reduce them one by one, or leave out .active")
         if inside.size:
             labels[inside] = owner[int(np.min(inside))]
     return Grouping({dim: labels}, {dim: len(least)}, regroup)

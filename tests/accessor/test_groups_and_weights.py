@@ -1,0 +1,410 @@
+"""Options of groups, periods, windows, weights and thresholds, of files of several calendars, beside xarray and flox."""
+
+import functools
+import itertools
+import warnings
+
+import flox.xarray
+import numpy as np
+import pytest
+import xarray as xr
+from xarray.groupers import BinGrouper, SeasonGrouper, SeasonResampler, TimeResampler, UniqueGrouper
+
+import activestore.accessor  # noqa: F401  # registers .active
+from activestore.errors import ActivestoreError, SelectionError
+from tests.accessor.beside_xarray import EXACT, assert_like, assert_values, rounding, units_in_the_last_place
+from tests.corpus import corpus_files
+
+# xarray and pandas warn of calendars and of what will change; NumPy of moments of nothing.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::xarray.SerializationWarning",
+    "ignore::UserWarning",
+    "ignore::FutureWarning",
+    "ignore::DeprecationWarning",
+    "ignore::RuntimeWarning",
+)
+
+METHODS = ("mean", "min", "max", "std", "var", "sum", "count", "any", "all")
+FILES = {
+    "monthly, noleap": "ta_Amon_BCC-CSM2-MR_historical_r1i1p1f1_gn_193001-196912.nc",
+    "monthly, gregorian": "ta_Amon_MPI-ESM-1-2-HAM_historical_r1i1p1f1_gn_195001-196912.nc",
+    "daily, gregorian": "ta_day_ACCESS-CM2_historical_r1i1p1f1_gn_20000101-20041231.nc",
+    "daily, 360_day": "ta_day_KACE-1-0-G_historical_r1i1p1f1_gr_20000101-20141230.nc",
+    "with missing values": "ta_Amon_ACCESS-ESM1-5_historical_r1i1p1f1_gn_195001-201412.nc",
+    "a map": "A1B_north_america.nc",
+    "sea surface": "ostia_monthly.nc",
+}
+NAMES = {"a map": "air_temperature", "sea surface": "surface_temperature"}
+
+
+@functools.cache
+def opened(name):
+    """Return the variable of a file, lazy and in memory."""
+    path = next(path for path in corpus_files() if path.name == FILES[name])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lazy = xr.open_dataset(path, engine="activestore", cache=False)[NAMES.get(name, "ta")]
+    return lazy, lazy.copy().load()
+
+
+@pytest.fixture(params=FILES)
+def monthly_or_daily(request):
+    return opened(request.param)
+
+
+@pytest.fixture(params=[True, False], ids=["flox", "no flox"])
+def _flox(request):
+    with xr.set_options(use_flox=request.param):
+        yield
+
+
+def assert_same(found, array, compute, method):
+    """Assert that `found` is what `compute` gives of the array: in all but the sums, which are those of 64 bits."""
+    wanted = compute(array)
+    assert_like(found, wanted, method)
+    if method in EXACT:
+        assert_values(found, wanted, 0, method)
+        return
+    wide = compute(array.astype("f8"))
+    with np.errstate(all="ignore"):
+        cast = wide.values.astype(found.dtype)
+    sizes = np.abs(array.values.astype("f8"))
+    magnitude = float(np.max(sizes, where=np.isfinite(sizes), initial=0))
+    off = rounding(method, array.size, magnitude, "f8")
+    assert_values(found, cast, 2 * units_in_the_last_place(cast, found.dtype) + off, method)
+
+
+GROUPS = {
+    "month": ("time.month", {}),
+    "season": ("time.season", {}),
+    "year": ("time.year", {}),
+    "day of the year": ("time.dayofyear", {}),
+    "seasons": (None, {"time": SeasonGrouper(["DJF", "MAM", "JJA", "SON"])}),
+    "two seasons": (None, {"time": SeasonGrouper(["DJFM", "JJAS"])}),
+    "years by frequency": (None, {"time": TimeResampler("YS")}),
+    "seasons of each year": (None, {"time": SeasonResampler(["DJF", "MAM", "JJA", "SON"])}),
+    "seasons of each year, with what is cut off": (None, {"time": SeasonResampler(["DJF", "JJA"], drop_incomplete=False)}),
+    "unique": (None, {"level": UniqueGrouper()}),
+    "chosen": (None, {"level": UniqueGrouper(labels=[1, 2, 4])}),
+    "bins": (None, {"level": BinGrouper([0, 1, 3, 50])}),
+}
+
+
+def with_level(array):
+    return array.assign_coords(level=("time", np.arange(array.sizes["time"]) * 7 % 5))
+
+
+@pytest.mark.usefixtures("_flox")
+@pytest.mark.parametrize("name", ["monthly, noleap", "daily, gregorian", "daily, 360_day", "sea surface"])
+@pytest.mark.parametrize("group", GROUPS)
+def test_groups(name, group):
+    lazy, loaded = (with_level(one).isel(time=slice(0, 1000)) for one in opened(name))
+    by, groupers = GROUPS[group]
+    for method in METHODS if group in ("month", "bins", "chosen", "seasons of each year") else ("mean", "max"):
+        found = getattr(lazy.active.groupby(by, **groupers), method)()
+        assert_same(found, loaded, lambda one, m=method: getattr(one.groupby(by, **groupers), m)("time"), method)
+
+
+@pytest.mark.parametrize("dim", ["time", ["time"], ["time", "lat"], ("lon", "time"), ..., None])
+@pytest.mark.parametrize("keep_attrs", [None, True, False])
+def test_dimensions_and_attributes_of_groups(dim, keep_attrs):
+    lazy, loaded = opened("monthly, noleap")
+    own, options = "time" if dim is None else dim, {} if keep_attrs is None else {"keep_attrs": keep_attrs}
+
+    def compute(one, method):
+        return getattr(one.groupby("time.season"), method)(own, **options)
+
+    # With flox, keep_attrs=False takes the attributes of coordinates too; nowhere else in xarray does it.
+    with xr.set_options(use_flox=keep_attrs is not False):
+        for method in ("mean", "max", "count", "std"):
+            found = getattr(lazy.active.groupby("time.season"), method)(dim, **options)
+            assert_same(found, loaded, functools.partial(compute, method=method), method)
+
+
+def test_groups_without_the_grouped_dimension_are_refused():
+    lazy, _ = opened("monthly, noleap")
+    with pytest.raises(SelectionError, match="which has to be reduced"):
+        lazy.active.groupby("time.season").mean("lat")
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        lambda v: v.isel(time=slice(7, 200)),
+        lambda v: v.isel(time=slice(None, None, -1)),
+        lambda v: v.transpose("lon", "time", ...),
+        lambda v: v.isel(time=[5, 3, 300, 4, 4, 17], lat=0),
+        lambda v: v.sel(time=v.time.dt.month.isin([1, 2, 7])),
+        lambda v: v.isel(time=slice(1)),
+        lambda v: v.reset_coords(drop=True),
+    ],
+)
+@pytest.mark.parametrize("group", ["time.month", "time.season"])
+def test_groups_of_parts(pick, group):
+    lazy, loaded = (pick(one) for one in opened("monthly, noleap"))
+    for method in ("mean", "min", "count", "sum"):
+        found = getattr(lazy.active.groupby(group), method)("time")
+        assert_same(found, loaded, lambda one, m=method: getattr(one.groupby(group), m)("time"), method)
+
+
+def test_groups_by_an_array():
+    lazy, loaded = opened("a map")
+    for by in (loaded.latitude > 40, xr.DataArray(np.arange(37) // 5, dims="latitude", name="band"), loaded.time.dt.year // 10):
+        for method in ("mean", "max", "count"):
+            found = getattr(lazy.active.groupby(by), method)()
+            assert_same(found, loaded, lambda one, m=method, b=by: getattr(one.groupby(b), m)(b.dims), method)
+
+
+def test_groups_in_which_a_position_is_twice_are_refused():
+    lazy, _ = opened("monthly, noleap")
+    for seasons in (["DJF", "JFM"], ["DJFM", "MAMJ"]):
+        with pytest.raises(SelectionError):
+            lazy.active.groupby(time=SeasonGrouper(seasons))
+
+
+def test_labels_that_are_missing():
+    lazy, loaded = opened("monthly, noleap")
+    labels = xr.DataArray(np.where(np.arange(480) % 3, np.arange(480) % 4, np.nan), dims="time", name="label")
+    found = lazy.active.groupby(labels).mean()
+    assert_same(found, loaded, lambda one: one.groupby(labels).mean("time"), "mean")
+
+
+def test_groups_that_cannot_be():
+    lazy, _ = opened("a map")
+    with pytest.raises(SelectionError):
+        lazy.active.groupby(xr.DataArray(np.zeros((37, 49)), dims=("latitude", "longitude"), name="region"))
+    with pytest.raises(SelectionError):
+        lazy.active.groupby(time=UniqueGrouper(), latitude=UniqueGrouper())
+    with pytest.raises((ActivestoreError, KeyError, ValueError)):
+        lazy.active.groupby("nothing")
+
+
+@pytest.mark.usefixtures("_flox")
+def test_labels_without_a_position_are_refused():
+    lazy, _ = (with_level(one) for one in opened("monthly, noleap"))
+    with pytest.raises(SelectionError, match="xarray cannot make these groups"):
+        lazy.active.groupby(level=UniqueGrouper(labels=[1, 2, 7]))
+
+
+def test_flox_itself():
+    lazy, loaded = opened("monthly, noleap")
+    for method in ("mean", "max", "count", "sum"):
+        found = getattr(lazy.active.groupby("time.month"), method)()
+        wanted = flox.xarray.xarray_reduce(loaded.astype("f8"), loaded.time.dt.month, func=method).transpose(*found.dims)
+        np.testing.assert_allclose(found, wanted, rtol=2e-7)
+
+
+PERIODS = ["YS", "QS-DEC", "5YS", "YE", "MS", "2MS"]
+
+
+@pytest.mark.usefixtures("_flox")
+@pytest.mark.parametrize("name", ["monthly, noleap", "monthly, gregorian", "daily, 360_day", "sea surface"])
+@pytest.mark.parametrize("period", PERIODS)
+def test_periods(name, period):
+    lazy, loaded = (one.isel(time=slice(3, 700)) for one in opened(name))
+    for method in METHODS if period == "QS-DEC" else ("mean", "max"):
+        found = getattr(lazy.active.resample(time=period), method)()
+        assert_same(found, loaded, lambda one, m=method: getattr(one.resample(time=period), m)("time"), method)
+
+
+@pytest.mark.usefixtures("_flox")
+@pytest.mark.parametrize("name", ["monthly, noleap", "monthly, gregorian"])
+def test_periods_without_a_value(name):
+    kept = np.flatnonzero((np.arange(240) // 7) % 3 == 0)
+    lazy, loaded = (one.isel(time=kept) for one in opened(name))
+    for period, method in itertools.product(("QS-DEC", "MS", "YS"), METHODS):
+        found = getattr(lazy.active.resample(time=period), method)()
+        assert_same(found, loaded, lambda one, m=method, p=period: getattr(one.resample(time=p), m)("time"), method)
+
+
+@pytest.mark.parametrize("options", [{"closed": "right"}, {"label": "right"}, {"closed": "right", "label": "right"}])
+def test_options_of_periods(options):
+    lazy, loaded = (one.isel(time=slice(0, 400)) for one in opened("daily, gregorian"))
+    for period in ("MS", "ME", "10D", "YS"):
+        found = lazy.active.resample(time=period, options=options).mean()
+        assert_same(found, loaded, lambda one, p=period: one.resample(time=p, **options).mean("time"), "mean")
+
+
+@pytest.mark.parametrize("skipna", [None, True, False])
+@pytest.mark.parametrize("min_count", [None, 1, 10])
+def test_missing_values_in_groups(skipna, min_count):
+    lazy, loaded = opened("sea surface")
+    for use_flox in (True, False):
+        with xr.set_options(use_flox=use_flox):
+            for method in ("mean", "min", "std"):
+                found = getattr(lazy.active.groupby("time.month"), method)(skipna=skipna)
+                assert_same(
+                    found, loaded, lambda one, m=method: getattr(one.groupby("time.month"), m)("time", skipna=skipna), method
+                )
+            options = {"skipna": skipna, "min_count": min_count}
+            if skipna is False and min_count is not None:
+                continue
+            found = lazy.active.groupby("time.month").sum(**options)
+            assert_same(found, loaded, lambda one, o=options: one.groupby("time.month").sum("time", **o), "sum")
+
+
+WINDOWS = [
+    ({"latitude": 4, "longitude": 7}, {"boundary": "trim"}),
+    ({"latitude": 4, "longitude": 7}, {"boundary": "pad"}),
+    ({"latitude": 4, "longitude": 7}, {"boundary": {"latitude": "pad", "longitude": "exact"}}),
+    ({"latitude": 4, "longitude": 10}, {"boundary": "trim", "side": "right"}),
+    ({"latitude": 4, "longitude": 10}, {"boundary": "pad", "side": "right"}),
+    ({"latitude": 4, "longitude": 10}, {"boundary": "trim", "side": {"latitude": "left", "longitude": "right"}}),
+    ({"longitude": 7}, {}),
+    ({"longitude": 49, "latitude": 37, "time": 240}, {}),
+    ({"time": 11}, {"boundary": "trim"}),
+    ({"time": 12, "longitude": 7}, {"boundary": "exact", "coord_func": "min"}),
+    ({"time": 12, "longitude": 7}, {"coord_func": {"time": "min", "longitude": "max"}}),
+    ({"latitude": 1}, {}),
+    ({"latitude": 50}, {"boundary": "pad"}),
+    ({"latitude": 50}, {"boundary": "trim"}),
+]
+
+
+@pytest.mark.parametrize(("windows", "options"), WINDOWS)
+def test_windows(windows, options):
+    lazy, loaded = opened("a map")
+    for method in METHODS:
+        try:
+            wanted = getattr(loaded.coarsen(windows, **options), method)()
+        except ValueError:
+            with pytest.raises((ActivestoreError, ValueError)):
+                getattr(lazy.active.coarsen(windows, **options), method)()
+            continue
+        assert wanted.name == loaded.name
+        found = getattr(lazy.active.coarsen(windows, **options), method)()
+        assert_same(found, loaded, lambda one, m=method: getattr(one.coarsen(windows, **options), m)(), method)
+
+
+def test_windows_by_keywords_of_missing_values_and_of_parts():
+    lazy, loaded = opened("sea surface")
+    for pick in (lambda v: v, lambda v: v[::-1, 3:15], lambda v: v.T, lambda v: v[4]):
+        for method in ("mean", "max", "count", "sum"):
+            found = getattr(pick(lazy).active.coarsen(latitude=3, longitude=8, boundary="trim"), method)()
+            compute = lambda one, m=method, p=pick: getattr(p(one).coarsen(latitude=3, longitude=8, boundary="trim"), m)()  # noqa: E731
+            wanted = compute(loaded)
+            assert_like(found, wanted)
+            np.testing.assert_allclose(found, compute(loaded.astype("f8")), rtol=2e-7, atol=0)
+
+
+def test_windows_that_do_not_fit():
+    lazy, _ = opened("a map")
+    with pytest.raises(SelectionError, match="boundary='trim'"):
+        lazy.active.coarsen(latitude=4).mean()
+    for windows in ({"nothing": 2}, {"latitude": 0}, {"latitude": 2.5}, {"latitude": True}):
+        with pytest.raises(SelectionError, match="coarsen the dimensions"):
+            lazy.active.coarsen(windows).mean()
+
+
+def weights_of(array, kind):
+    rng = np.random.default_rng(0)
+    latitude, longitude, time = "latitude", "longitude", "time"
+    if kind == "latitudes":
+        return np.cos(np.deg2rad(array[latitude]))
+    if kind == "areas":
+        return xr.DataArray(rng.random((array.sizes[latitude], array.sizes[longitude])), dims=(latitude, longitude))
+    if kind == "areas, transposed, zeros":
+        values = rng.integers(0, 3, (array.sizes[longitude], array.sizes[latitude]))
+        return xr.DataArray(values, dims=(longitude, latitude))
+    if kind == "days":
+        return array[time].dt.days_in_month
+    if kind == "zeros":
+        return xr.zeros_like(array[latitude])
+    return xr.DataArray(rng.random(array.shape), dims=array.dims)
+
+
+@pytest.mark.parametrize("kind", ["latitudes", "areas", "areas, transposed, zeros", "days", "zeros", "all"])
+@pytest.mark.parametrize("name", ["a map", "sea surface"])
+def test_weights(name, kind):
+    lazy, loaded = (one.isel(time=slice(0, 60)) for one in opened(name))
+    weights = weights_of(loaded, kind)
+    dims = [None, "time", "latitude", ["latitude", "longitude"], list(loaded.dims)]
+    for dim, method in itertools.product(dims, ("mean", "sum", "std", "var", "sum_of_weights", "sum_of_squares")):
+        for options in ({}, {"keep_attrs": True}, *([{"skipna": False}] if method == "mean" else [])):
+            found = getattr(lazy.active.weighted(weights), method)(dim, **options)
+            assert_weighted(found, loaded, weights, method, dim, options)
+
+
+def assert_weighted(found, loaded, weights, method, dim, options):
+    compute = lambda one: getattr(one.weighted(weights), method)(dim, **options)  # noqa: E731
+    wanted = compute(loaded)
+    what = f"{method} {dim} {options}"
+    assert_like(found, wanted, what)
+    wide = getattr(loaded.astype("f8").weighted(weights.astype("f8")), method)(dim, **options).values
+    size = float(np.nanmax(np.abs(loaded.values.astype("f8"))))
+    # Relative to what is added up: the weights of all values, none of which is negative.
+    total = float((weights * xr.ones_like(loaded, dtype="f8")).sum())
+    scale = {"mean": size, "std": size, "var": size**2, "sum": size * total, "sum_of_weights": total}
+    scale["sum_of_squares"] = size**2 * total
+    # A deviation is the root of a variance, whose noise is 1e-12 of the magnitude's square.
+    off = (1e-6 if method == "std" else 1e-12) * scale[method] if wanted.dtype == "f8" else 0
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(wide), what)
+    ulps = 4 * units_in_the_last_place(wide, found.dtype)
+    if method in ("std", "var"):
+        close = np.isclose(found, wide, rtol=1e-5, atol=1e-6 * scale[method], equal_nan=True)
+        assert close.all(), what
+    else:
+        assert_values(found, wide.astype(found.dtype), ulps + off + 1e-13 * scale[method], what)
+
+
+def test_weights_that_are_refused():
+    lazy, loaded = opened("a map")
+    latitude = loaded.latitude
+    for wrong, message in (
+        (latitude.where(latitude > 40), "cannot be missing"),
+        (latitude[:5], "coordinates|lengths"),
+        (latitude.assign_coords(latitude=latitude.values + 1), "coordinates"),
+        (xr.DataArray([1, 2], dims="other"), "the array has"),
+        (np.ones(37), "weights are a DataArray"),
+    ):
+        with pytest.raises(SelectionError, match=message):
+            lazy.active.weighted(wrong)
+
+
+THRESHOLDS = {"> 280": lambda v: v > 280, ">= 250 and < 285": lambda v: (v >= 250) & (v < 285), "> 1000": lambda v: v > 1000}
+
+
+@pytest.mark.parametrize("condition", THRESHOLDS)
+@pytest.mark.parametrize("name", ["a map", "sea surface", "daily, gregorian"])
+def test_thresholds(name, condition):
+    lazy, loaded = opened(name)
+    wanted = loaded.where(THRESHOLDS[condition](loaded))
+    near = lazy.active.where(condition)
+    north = "latitude" if "latitude" in loaded.dims else "lat"
+    for method in ("count", "mean", "max", "sum"):
+        for dim in (None, "time"):
+            assert_same(getattr(near, method)(dim), wanted, lambda one, m=method, d=dim: getattr(one, m)(d), method)
+        found = getattr(near.groupby("time.season"), method)()
+        assert_same(found, wanted, lambda one, m=method: getattr(one.groupby("time.season"), m)("time"), method)
+        found = getattr(near.resample(time="5YS"), method)()
+        assert_same(found, wanted, lambda one, m=method: getattr(one.resample(time="5YS"), m)("time"), method)
+        found = getattr(near.coarsen({north: 2}, boundary="trim"), method)()
+        assert_same(found, wanted, lambda one, m=method: getattr(one.coarsen({north: 2}, boundary="trim"), m)(), method)
+
+
+def test_thresholds_of_weights():
+    lazy, loaded = opened("a map")
+    weights = np.cos(np.deg2rad(loaded.latitude))
+    wanted = loaded.where(loaded > 280)
+    for dim in (None, "time", ["latitude", "longitude"]):
+        for method in ("mean", "sum", "sum_of_weights"):
+            found = getattr(lazy.active.where("> 280").weighted(weights), method)(dim)
+            assert_weighted(found, wanted, weights, method, dim, {})
+
+
+def test_a_climatology_of_integers(tmp_path):
+    path = tmp_path / "a.nc"
+    times = xr.date_range("2000-01-01", periods=400, freq="D")
+    made = xr.Dataset({"v": (("time", "x"), np.random.default_rng(0).integers(-9, 9, (400, 3)).astype("i2"))}, {"time": times})
+    made.to_netcdf(path, engine="h5netcdf", encoding={"v": {"chunksizes": (50, 2)}})
+    lazy = xr.open_dataset(path, engine="activestore", cache=False).v
+    for use_flox in (True, False):
+        with xr.set_options(use_flox=use_flox):
+            for method in METHODS:
+                found = getattr(lazy.active.groupby("time.month"), method)()
+                assert_same(found, made.v, lambda one, m=method: getattr(one.groupby("time.month"), m)("time"), method)
+                gaps = np.r_[0:20, 100:130]
+                found = getattr(lazy[gaps].active.resample(time="MS"), method)()
+                assert_same(found, made.v[gaps], lambda one, m=method: getattr(one.resample(time="MS"), m)("time"), method)
+                found = getattr(lazy.active.coarsen(time=30, boundary="pad"), method)()
+                assert_same(found, made.v, lambda one, m=method: getattr(one.coarsen(time=30, boundary="pad"), m)(), method)
