@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import xarray as xr
 from xarray.backends import BackendEntrypoint, StoreBackendEntrypoint
 
-from activestore.accessor.joining import join_contents
+from activestore.accessor.joining import CODING, join_contents
 from activestore.accessor.stored_array import StoredFile
 from activestore.accessor.stores import Contents, read_contents, read_groups
 from activestore.config import resolve
@@ -104,15 +104,19 @@ class ActivestoreEntrypoint(BackendEntrypoint):
         dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
         # The HDF5 library does one thing at a time: threads help only where each read waits for a network.
         at_once = 1 if all(map(is_local, addresses)) else METADATA_READS
-        files = concurrently(
-            lambda one: read_contents(_file(one, options, storage_options), group).without(dropped), addresses, at_once
-        )
+
+        def read(number: int, only: tuple[str, ...] | None = None) -> Contents:
+            return read_contents(_file(addresses[number], options, storage_options), group, only=only).without(dropped)
 
         def decode(contents: Contents) -> dict[str, xr.Variable]:
             variables, _, _ = xr.conventions.decode_cf_variables(contents.get_variables(), {}, decode_coords=False, **decoders)
             return dict(variables)
 
-        whole = join_contents(files, addresses, dim=concat_dim, decode=decode)
+        if len(addresses) == 1:
+            whole = read(0)
+        else:
+            files = concurrently(lambda number: read(number, CODING), range(len(addresses)), at_once)
+            whole = join_contents(files, addresses, dim=concat_dim, decode=decode, whole=read)
         dataset: xr.Dataset = StoreBackendEntrypoint().open_dataset(whole, decode_coords=decode_coords, **decoders)
         dataset.encoding["source"] = addresses[0]
         return dataset

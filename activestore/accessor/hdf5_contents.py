@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,13 +58,15 @@ class _UncertainError(Exception):
     """Something for which h5netcdf has rules of its own."""
 
 
-def describe(source: Source, group: str | None) -> Description | None:
+def describe(source: Source, group: str | None, *, only: Collection[str] | None = None) -> Description | None:
     """Return what a group of an HDF5 file has, None if only h5netcdf knows for certain what xarray would tell of it.
+
+    Of the attributes, those named in `only` are enough, if any are named.
 
     Raises:
         SourceError: The file is damaged, or not HDF5.
     """
-    found = read_group(source, group or "")
+    found = read_group(source, group or "", only=only)
     if found is None:
         return None
     try:

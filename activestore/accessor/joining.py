@@ -14,16 +14,18 @@ from activestore.accessor.joined_array import JoinedArray
 from activestore.accessor.stores import Contents
 from activestore.errors import JoinError
 
-__all__ = ["join_contents"]
+__all__ = ["CODING", "join_contents"]
 
 _PACKING = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
-_CODING = (*_PACKING, "units", "calendar", "dtype", "_Encoding")
+CODING = (*_PACKING, "units", "calendar", "dtype", "_Encoding", "bounds")
 """The attributes that say what stored numbers stand for."""
 
 Decode = Callable[[Contents], Mapping[str, xr.Variable]]
 
 
-def join_contents(files: Sequence[Contents], names: Sequence[str], *, dim: str | None, decode: Decode) -> Contents:
+def join_contents(
+    files: Sequence[Contents], names: Sequence[str], *, dim: str | None, decode: Decode, whole: Callable[[int], Contents]
+) -> Contents:
     """Return what the files have as if it were one file.
 
     Variables with the dimension along which the files are joined are put one after the other, in the order of the
@@ -31,22 +33,22 @@ def join_contents(files: Sequence[Contents], names: Sequence[str], *, dim: str |
     have to be equal in all files.
 
     Parameters:
-        files: What each file has.
+        files: What each file has; of the attributes, those in `CODING` are enough.
         names: The files' addresses, for messages.
         dim: The dimension along which they are joined; None where it is to be found.
         decode: Makes values of the stored numbers of all variables of a file, as xarray will.
+        whole: Returns all that the file of that number has.
 
     Raises:
         JoinError: The files do not fit together.
     """
-    if len(files) == 1:
-        return files[0]
     files = [_with_coordinates(one) for one in files]
     coordinates = [_coordinates(one, decode) for one in files]
     along = _checked_dim(files, names, dim) if dim is not None else _found_dim(coordinates, names)
     _check_equal(coordinates, names, along)
     order = _order([one[along] for one in coordinates], names, along)
-    files, names = [files[i] for i in order], [names[i] for i in order]
+    files = [_with_coordinates(whole(order[0])), *(files[i] for i in order[1:])]
+    names = [names[i] for i in order]
     _check_variables(files, names, along)
     apart = _coded_differently([one.variables for one in files], along)
     decoded = [decode(one.only(apart)) for one in files] if apart else []
@@ -164,7 +166,7 @@ def _check_variables(files: Sequence[Contents], names: Sequence[str], along: str
 def _coded_differently(files: Sequence[Mapping[str, xr.Variable]], along: str) -> set[str]:
     """Return the names of variables that have to be decoded before they are joined, for the files code them differently."""
     there = [name for name, variable in files[0].items() if along in variable.dims]
-    found = {name for name in there if len({(one[name].dtype, _coding(one[name], _CODING)) for one in files}) > 1}
+    found = {name for name in there if len({(one[name].dtype, _coding(one[name], CODING)) for one in files}) > 1}
     # Bounds are in the units of what they bound, and do not say so.
     return found | {str(one[name].attrs["bounds"]) for name in found for one in files if "bounds" in one[name].attrs}
 

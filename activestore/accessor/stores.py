@@ -62,8 +62,10 @@ class Contents(AbstractDataStore):
         """Do nothing: no file is open."""
 
 
-def read_contents(file: StoredFile, group: str | None) -> Contents:
+def read_contents(file: StoredFile, group: str | None, *, only: Collection[str] | None = None) -> Contents:
     """Return what a group of a file has, as xarray's own engines for it would tell.
+
+    Of the attributes, those named in `only` are enough, if any are named: the others may be missing.
 
     Raises:
         ConfigurationError: The group is no name.
@@ -79,7 +81,7 @@ def read_contents(file: StoredFile, group: str | None) -> Contents:
             return zarr_contents(file, kept, group)
         if is_classic(kept):
             return _classic_contents(file, kept, group)
-        quick = describe(kept, group)
+        quick = describe(kept, group, only=only)
         if quick is not None:
             variables = {name: _variable(file, group, name, one) for name, one in quick.variables.items()}
             return Contents(variables, quick.attrs, {"unlimited_dims": set(quick.unlimited)})

@@ -7,7 +7,7 @@ references, links, dimensions without a scale.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -70,20 +70,22 @@ class _UncertainError(Exception):
     """Something that only a thorough reader treats for certain."""
 
 
-def read_group(source: ReadableSource, group: str = "") -> Group | None:
+def read_group(source: ReadableSource, group: str = "", *, only: Collection[str] | None = None) -> Group | None:
     """Return what a group has; None if there is none, or something in it is not as in nearly all netCDF-4 files.
 
     Parameters:
         source: An HDF5 file.
         group: Its path: "outer/inner".
+        only: Names of the attributes of variables that are read, which takes most of the time; None for all, the group's too.
 
     Raises:
         SourceError: The file is damaged, or not HDF5.
     """
     path = group.strip("/")
+    wanted = None if only is None else frozenset(name.encode() for name in only)
     with open_hdf5(source) as file:
         try:
-            return _group(file.id, path.encode().split(b"/") if path else [], eager=not source.is_remote)
+            return _group(file.id, path.encode().split(b"/") if path else [], eager=not source.is_remote, wanted=wanted)
         except (_UncertainError, *DAMAGE):
             return None
 
@@ -115,7 +117,9 @@ class _Node:
         return [int(number) for number in np.ravel(value)]
 
 
-def _group(file: Any, path: list[bytes], *, eager: bool) -> Group:  # Any: h5py's low level is untyped
+def _group(
+    file: Any, path: list[bytes], *, eager: bool, wanted: frozenset[bytes] | None
+) -> Group:  # Any: h5py's low level is untyped
     at = h5g.open(file, b"/")
     above: list[dict[_Place, str]] = []
     for part in path:
@@ -137,10 +141,10 @@ def _group(file: Any, path: list[bytes], *, eager: bool) -> Group:  # Any: h5py'
             if name in variables:
                 raise _UncertainError
             along = [(dims.scale(scale), dims.lengths[scale]) for scale in dims.along[place]]
-            variables[name] = _outline(node, along, eager=eager)
+            variables[name] = _outline(node, along, eager=eager, wanted=wanted)
     scales = {place: node for place, node in nodes.items() if node.is_scale}
     return Group(
-        attrs=_attrs(at, attribute_sizes(at, creation)),
+        attrs=_attrs(at, attribute_sizes(at, creation), None) if wanted is None else {},
         variables=variables,
         dims={node.name: dims.lengths[place] for place, node in scales.items()},
         unlimited=frozenset(node.name for node in scales.values() if node.grows),
@@ -183,10 +187,12 @@ def _is_dimension_only(dataset: Any, sizes: Mapping[bytes, int]) -> bool:  # Any
     return text.items[0].startswith(DIMENSION_ONLY)
 
 
-def _attrs(owner: Any, sizes: Mapping[bytes, int]) -> dict[str, Value]:  # Any: h5py's low level is untyped
+def _attrs(
+    owner: Any, sizes: Mapping[bytes, int], wanted: frozenset[bytes] | None
+) -> dict[str, Value]:  # Any: h5py's low level is untyped
     found: dict[str, Value] = {}
     for name, size in sizes.items():
-        if name in HIDDEN:
+        if name in HIDDEN or (wanted is not None and name not in wanted):
             continue
         value = read_attribute(owner, name, size)
         if value is None:
@@ -195,7 +201,7 @@ def _attrs(owner: Any, sizes: Mapping[bytes, int]) -> dict[str, Value]:  # Any: 
     return found
 
 
-def _outline(node: _Node, scales: list[tuple[_Node, int]], *, eager: bool) -> Outline:
+def _outline(node: _Node, scales: list[tuple[_Node, int]], *, eager: bool, wanted: frozenset[bytes] | None) -> Outline:
     """Return a variable whose dimensions have these scales and lengths."""
     if len(scales) != len(node.shape):
         raise _UncertainError
@@ -214,7 +220,7 @@ def _outline(node: _Node, scales: list[tuple[_Node, int]], *, eager: bool) -> Ou
         dims=tuple(scale.name for scale, _ in scales),
         shape=tuple(length for _, length in scales),
         dtype=dtype,
-        attrs=_attrs(node.id, node.sizes),
+        attrs=_attrs(node.id, node.sizes, wanted),
         chunks=creation.get_chunk() if creation.get_layout() == h5d.CHUNKED else None,
         filters=tuple((code, tuple(settings)) for code, _, settings, _ in filters),
         values=_values(node, dtype) if eager and is_coordinate and plain else None,
