@@ -21,7 +21,7 @@ def contents(path, group=None, *, quick):
     """Return what our store has, by one road or the other."""
     with pytest.MonkeyPatch.context() as patch:
         if not quick:
-            patch.setattr(stores, "describe", lambda *_: None)
+            patch.setattr(stores, "describe", lambda *_, **__: None)
         return stores.read_contents(StoredFile(open_source(path), {}), group)
 
 
