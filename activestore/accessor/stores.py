@@ -17,6 +17,7 @@ from xarray.core import indexing
 from activestore.accessor.hdf5_contents import Described, describe
 from activestore.accessor.stored_array import StoredArray, StoredFile
 from activestore.core import classic
+from activestore.core.collection import held_back
 from activestore.core.hdf5 import load_plugins
 from activestore.core.metadata import is_classic
 from activestore.core.objects import ObjectSource
@@ -134,7 +135,7 @@ def _opened(source: Source, group: str | None) -> Iterator[Any]:  # Any: xarray'
     """
     load_plugins()
     try:
-        with _file(source) as opened:
+        with held_back(needed=source.is_remote), _file(source) as opened:
             try:
                 store = H5NetCDFStore(opened, group=group, mode="r")
                 _ = store.ds

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +11,9 @@ import h5py
 import numpy as np
 
 from activestore.core.backend import BackendOptions, BackendRecord, Capabilities
+from activestore.core.collection import held_back
 from activestore.core.dispatch import Budget
-from activestore.core.hdf5 import find_dataset, load_plugins, open_hdf5
+from activestore.core.hdf5 import find_dataset, hdf5_file, load_plugins
 from activestore.core.kernel import reduce_chunk, reduce_stored, reduce_values, wanted_part
 from activestore.core.task import Array, ChunkPartial, ChunkTask
 from activestore.core.variable import ReadableSource
@@ -42,7 +42,6 @@ class PosixBackend:
         self._source = source
         self._memory = Budget(_MEMORY)
         self._lock = threading.Lock()
-        self._open_files = ExitStack()
         self._file: h5py.File | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
@@ -87,10 +86,10 @@ class PosixBackend:
 
     def _through_hdf5(self, task: ChunkTask) -> Array:
         whole = np.zeros(task.shape, task.template.dtype)
-        with self._lock:
+        with self._lock, held_back(needed=self._source.is_remote):
             if self._file is None:
                 load_plugins()
-                self._file = self._open_files.enter_context(open_hdf5(self._source))
+                self._file = hdf5_file(self._source)
             dataset = find_dataset(self._file, self._source.uri, task.template.variable)
             stops = zip(task.origin, task.shape, dataset.shape, strict=True)
             box = tuple(slice(start, min(start + n, end)) for start, n, end in stops)
@@ -113,8 +112,9 @@ class PosixBackend:
     def close(self) -> None:
         """Close the file that was opened for the HDF5 library, if any."""
         with self._lock:
+            if self._file is not None:
+                self._file.close()
             self._file = None
-            self._open_files.close()
 
 
 def _hdf5_error(task: ChunkTask, error: Exception) -> CorruptChunkError | UnsupportedError:

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from activestore.core.codecs import MAX_CHUNK_BYTES, Codec, hdf5_codec
+from activestore.core.collection import held_back
 from activestore.core.hdf5_attributes import HIDDEN, Text, attribute_sizes, read_attribute
 from activestore.core.hdf5_index import BTree, btree_address
 from activestore.core.hdf5_scales import DIMENSION_ONLY, NOT_COORDINATE, read_dimensions
@@ -35,7 +36,7 @@ from activestore.core.variable import (
 )
 from activestore.errors import ActivestoreError, NotNumericError, SourceError, UnsupportedError
 
-__all__ = ["DAMAGE", "find_dataset", "load_plugins", "open_hdf5", "read_variable", "variable_names"]
+__all__ = ["DAMAGE", "find_dataset", "hdf5_file", "load_plugins", "open_hdf5", "read_variable", "variable_names"]
 
 _CONVERSION = Codec("conversion of the number format", h5py.h5z.FILTER_NBIT)
 """Stands for numbers stored in a format that NumPy lacks (12 bits, say): only the HDF5 library makes others of them."""
@@ -48,14 +49,22 @@ def open_hdf5(source: ReadableSource) -> Iterator[h5py.File]:
     Raises:
         SourceError: It is damaged, or not HDF5.
     """
+    with held_back(needed=source.is_remote), hdf5_file(source) as file:
+        yield file
+
+
+def hdf5_file(source: ReadableSource) -> h5py.File:
+    """Return `source` opened with the HDF5 library; whoever reads it sees to it that garbage collection is held back.
+
+    Raises:
+        SourceError: It is damaged, or not HDF5.
+    """
     try:
-        file = h5py.File(source.for_hdf5(), "r")
+        return h5py.File(source.for_hdf5(), "r")
     except ActivestoreError:
         raise
     except OSError as error:
         raise SourceError(f"{source.uri}: the HDF5 library cannot open it ({error}); is it cut off or damaged?") from error
-    with file:
-        yield file
 
 
 DAMAGE = (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError, struct.error)
