@@ -17,7 +17,7 @@ from activestore.index_cache import default_cache
 from activestore.origin import Origin
 from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
 from activestore.redaction import public_address
-from activestore.transport import Answer, Client, HttpOptions, NoAnswerError
+from activestore.transport import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
 
 __all__ = ["HttpSource", "WebFile"]
 
@@ -261,7 +261,8 @@ class HttpSource:
                 url = place
         except NoAnswerError as error:
             said = str(error).removeprefix(f"{public_address(url)}: ")
-            ignored = "; does it ignore byte ranges, which reductions need?" if "answers with more than" in said else ""
+            too_large = isinstance(error, AnswerTooLargeError)
+            ignored = "; does it ignore byte ranges, which reductions need?" if too_large else ""
             raise SourceError(f"{self._uri}: cannot be read: {said}{ignored}") from error
         raise SourceError(f"{self._uri}: is redirected again and again")
 

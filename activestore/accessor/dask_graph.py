@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from activestore.accessor.pieces import Traced, indexed, joined, joined_grid, whole
+from activestore.accessor.pieces import Pieces, indexed, joined, joined_grid, whole
 from activestore.errors import UntraceableError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["trace"]
 
 
-def trace(array: Array) -> Traced:
+def trace(array: Array) -> Pieces:
     """Return the arrays, and the parts of them, that hold the numbers of a Dask array; nothing is read.
 
     Parameters:
@@ -54,7 +54,7 @@ def trace(array: Array) -> Traced:
     return traced
 
 
-def _joined_blocks(array: Array, reader: _Reader, place: tuple[int, ...]) -> Traced:
+def _joined_blocks(array: Array, reader: _Reader, place: tuple[int, ...]) -> Pieces:
     axis = len(place)
     if axis == array.ndim:
         return reader.array((array.name, *place))
@@ -68,7 +68,7 @@ class _Reader:
         self._graph = graph
         self._known = dict(known or {})
 
-    def array(self, key: object) -> Traced:
+    def array(self, key: object) -> Pieces:
         """Return the block of that key."""
         return _as_array(self.value(key))
 
@@ -141,23 +141,23 @@ def _described(function: Any, key: Any) -> str:  # Any: some callable, and the k
     return called if key is None or called == named else f"{named} ({called})"
 
 
-def _as_array(value: Any) -> Traced:  # Any: what a node stands for
-    if isinstance(value, Traced):
+def _as_array(value: Any) -> Pieces:  # Any: what a node stands for
+    if isinstance(value, Pieces):
         return value
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
         raise UntraceableError(f"the Dask graph holds {type(value).__name__}")
     return whole(value)
 
 
-def _gotten(array: Any, key: Any, asarray: bool = True, lock: object = None) -> Traced:
+def _gotten(array: Any, key: Any, asarray: bool = True, lock: object = None) -> Pieces:
     return indexed(_as_array(array), key)
 
 
-def _taken(array: Any, taker: tuple[int, Any]) -> Traced:  # Any: what a node stands for
+def _taken(array: Any, taker: tuple[int, Any]) -> Pieces:  # Any: what a node stands for
     return indexed(_as_array(array), taker[1])
 
 
-def _grid(blocks: Any) -> Traced:  # Any: lists of lists of … of arrays
+def _grid(blocks: Any) -> Pieces:  # Any: lists of lists of … of arrays
     return joined_grid(_arrays_in(blocks))
 
 
@@ -165,13 +165,13 @@ def _arrays_in(blocks: Any) -> Any:  # Any: lists of lists of … of arrays
     return [_arrays_in(one) for one in blocks] if isinstance(blocks, list) else _as_array(blocks)
 
 
-def _shaped_grid(blocks: list[Any], shape: list[int]) -> Traced:  # Any: arrays, in C order
+def _shaped_grid(blocks: list[Any], shape: list[int]) -> Pieces:  # Any: arrays, in C order
     for length in shape[:0:-1]:
         blocks = [blocks[i : i + length] for i in range(0, len(blocks), length)]
     return _grid(blocks)
 
 
-def _shuffled(blocks: list[Any], sorter: Any, axis: int) -> Traced:  # Any: what nodes stand for
+def _shuffled(blocks: list[Any], sorter: Any, axis: int) -> Pieces:  # Any: what nodes stand for
     order = np.argsort(sorter[1] if isinstance(sorter, tuple) else sorter)
     return indexed(joined([_as_array(one) for one in blocks], axis), (*[slice(None)] * axis, order))
 

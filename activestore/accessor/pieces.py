@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from activestore.errors import UntraceableError
 
-__all__ = ["Piece", "Positions", "Traced", "indexed", "joined", "joined_grid", "whole"]
+__all__ = ["Piece", "Pieces", "Positions", "indexed", "joined", "joined_grid", "whole"]
 
 Positions = range | tuple[int, ...]
 """Positions along a dimension, in the order in which they are wanted; not negative."""
@@ -59,7 +59,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Traced:
+class Pieces:
     """An array as pieces of other arrays, that lie one after the other along one of its dimensions."""
 
     pieces: tuple[Piece, ...]
@@ -75,7 +75,7 @@ class Traced:
         return () if self.dim is None else tuple(piece.shape[self.dim] for piece in self.pieces)
 
 
-def whole(leaf: Any) -> Traced:  # Any: as in Piece
+def whole(leaf: Any) -> Pieces:  # Any: as in Piece
     """Return all of an array.
 
     Examples:
@@ -83,10 +83,10 @@ def whole(leaf: Any) -> Traced:  # Any: as in Piece
         (range(0, 2), range(0, 3))
     """
     shape = tuple(int(length) for length in leaf.shape)
-    return Traced((Piece(leaf, tuple(map(range, shape))),), None, shape)
+    return Pieces((Piece(leaf, tuple(map(range, shape))),), None, shape)
 
 
-def indexed(array: Traced, key: Any) -> Traced:  # Any: whatever is an index
+def indexed(array: Pieces, key: Any) -> Pieces:  # Any: whatever is an index
     """Return what `array[key]` is, if it is the same in NumPy's indexing and in outer indexing.
 
     Raises:
@@ -101,7 +101,7 @@ def indexed(array: Traced, key: Any) -> Traced:  # Any: whatever is an index
     try:
         if array.dim is None:
             piece = array.pieces[0].at(parts)
-            return Traced((piece,), None, piece.shape)
+            return Pieces((piece,), None, piece.shape)
         chosen = _chosen(array.lengths, parts[array.dim])
         pieces = tuple(array.pieces[i].at([*parts[: array.dim], part, *parts[array.dim + 1 :]]) for i, part in chosen)
     except (IndexError, TypeError, ValueError) as error:
@@ -110,7 +110,7 @@ def indexed(array: Traced, key: Any) -> Traced:  # Any: whatever is an index
     return _side_by_side(pieces, array.dim - dropped)
 
 
-def joined(arrays: Sequence[Traced], axis: int) -> Traced:
+def joined(arrays: Sequence[Pieces], axis: int) -> Pieces:
     """Return arrays one after the other along a dimension; what are neighbours in the same array becomes one piece.
 
     Raises:
@@ -131,25 +131,25 @@ def joined(arrays: Sequence[Traced], axis: int) -> Traced:
     raise UntraceableError("it is put together from several arrays along more than one dimension")
 
 
-def joined_grid(grid: Any, axis: int = 0) -> Traced:  # Any: lists of lists of … of arrays, as deep as these have dimensions
+def joined_grid(grid: Any, axis: int = 0) -> Pieces:  # Any: lists of lists of … of arrays, as deep as these have dimensions
     """Return the array whose blocks are in nested lists, as `numpy.block` does.
 
     Raises:
         UntraceableError: As `joined` does; or the lists are not as deep as the blocks have dimensions.
     """
-    if isinstance(grid, Traced):
+    if isinstance(grid, Pieces):
         if len(grid.shape) != axis:
             raise UntraceableError("a dimension is added")
         return grid
     return joined([joined_grid(one, axis + 1) for one in grid], axis)
 
 
-def _side_by_side(pieces: tuple[Piece, ...], dim: int) -> Traced:
+def _side_by_side(pieces: tuple[Piece, ...], dim: int) -> Pieces:
     shape = pieces[0].shape
     if len(pieces) == 1:
-        return Traced(pieces, None, shape)
+        return Pieces(pieces, None, shape)
     length = sum(piece.shape[dim] for piece in pieces)
-    return Traced(pieces, dim, (*shape[:dim], length, *shape[dim + 1 :]))
+    return Pieces(pieces, dim, (*shape[:dim], length, *shape[dim + 1 :]))
 
 
 def _merged(pieces: Sequence[Piece], axis: int) -> tuple[Piece, ...]:

@@ -381,6 +381,7 @@ class _Tally:
         self._backends = {turns.of(0).backend.name: None}
 
     def add(self, batch: _Batch, done: list[_Done]) -> None:
+        """Take what was computed of a batch; the backends of files before its own are closed."""
         backend = self._turns.of(batch.file).backend.name
         self._backends[backend] = None
         for task, one in zip(batch.tasks, done, strict=True):

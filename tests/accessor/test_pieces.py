@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from activestore.accessor.pieces import Piece, Traced, indexed, joined, joined_grid, whole
+from activestore.accessor.pieces import Piece, Pieces, indexed, joined, joined_grid, whole
 from activestore.errors import UntraceableError
 
 
@@ -178,4 +178,4 @@ def test_keys():
     piece = Piece(numbers(9, 9, 9, 9, 9), (3, range(2, 9, 3), range(8, -1, -4), (1, 1, 0), range(5, 5)))
     assert piece.key == (3, slice(2, 9, 3), slice(8, None, -4), [1, 1, 0], slice(0, 0))
     assert piece.shape == (3, 3, 3, 0)
-    assert read(Traced((piece,), None, piece.shape)).shape == (3, 3, 3, 0)
+    assert read(Pieces((piece,), None, piece.shape)).shape == (3, 3, 3, 0)

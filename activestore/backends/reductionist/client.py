@@ -32,7 +32,7 @@ from activestore.backends.reductionist.request import is_about_a_field
 from activestore.errors import BackendError, BackendUnavailableError, ReductionistError
 from activestore.origin import Origin
 from activestore.redaction import public_address
-from activestore.transport import Answer, Client, HttpOptions, NoAnswerError
+from activestore.transport import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
 
 __all__ = ["Known", "Server", "ServerLostError", "ServerOptions", "server_address"]
 
@@ -309,11 +309,13 @@ def _kind(error: NoAnswerError) -> str:
         ("slow", (ReadTimeoutError,)),
         ("unreachable", (ConnectTimeoutError, NewConnectionError, ConnectionRefusedError)),
     )
+    if isinstance(error, AnswerTooLargeError):
+        return "too large"
     causes = list(_causes(error.__cause__))
     for kind, types in kinds:
         if any(isinstance(cause, types) for cause in causes):
             return kind
-    return "lost" if causes else "too large"
+    return "lost"
 
 
 def _not_reductionist(shown: str, answer: Answer) -> str:
