@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from activestore.core.variable import ReadableSource
 from activestore.errors import SourceError, SourceNotFoundError, UnsupportedError, map_errors
 from activestore.origin import Origin
+from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
 from activestore.redaction import public_address, without_secrets
 
 __all__ = ["LocalSource", "Source", "local_path", "open_file", "open_source"]
@@ -146,7 +147,11 @@ class LocalSource:
         with map_errors(self._uri), self._file.opened() as (descriptor, status):
             if _version(status) != self._version:
                 raise SourceError(f"{self._uri}: has changed since it was opened; make a new Active of it")
-            return [self._read(descriptor, offset, size) for offset, size in ranges]
+            if len(ranges) < 2 or min(ranges)[0] < 0:
+                return [self._read(descriptor, offset, size) for offset, size in ranges]
+            # Small chunks in a row are read at once.
+            clipped = clipped_ranges(ranges, self._size)
+            return cut_ranges(clipped, {start: self._read(descriptor, start, n) for start, n in merged_ranges(clipped)})
 
     def _read(self, descriptor: int, offset: int, size: int) -> bytes:
         size = max(0, min(size, self._size - offset))

@@ -24,9 +24,9 @@ __all__ = ["PosixBackend", "activestore_backends"]
 
 _MEMORY = 192 << 20
 """Bytes, stored and decoded, of the chunks of a remote source that are at work at once."""
-_SMALL_CHUNK = 16 << 10
-_ON_DISK = Capabilities(through_hdf5=True, joins=True, small_chunk=_SMALL_CHUNK)
-_OVER_NETWORK = replace(_ON_DISK, workers=16, batch=64)
+_ON_DISK = Capabilities(through_hdf5=True, joins=True, small_chunk=256 << 10)
+# Over a network, what one thread asks for together another cannot ask for meanwhile.
+_OVER_NETWORK = replace(_ON_DISK, workers=16, batch=64, small_chunk=16 << 10)
 
 
 class PosixBackend:

@@ -127,14 +127,9 @@ def decode(raw: Buffer, codecs: tuple[Codec, ...], nbytes: int) -> Buffer:
         >>> bytes(decode(zlib.compress(b"abcd"), (Codec("zlib", 1, (4,)),), 4))
         b'abcd'
     """
-    if nbytes > MAX_CHUNK_BYTES:
-        raise UnsupportedError(f"a chunk of {nbytes} bytes is above the limit of {MAX_CHUNK_BYTES}")
-    if not decodable(codecs):
-        raise UnsupportedError(f"the filters {[codec.id for codec in codecs]} cannot be decoded from raw bytes here")
-    for position in reversed(range(len(codecs))):
-        codec, size = codecs[position], _size_before(codecs[:position], nbytes)
+    for undo, codec, size in _steps(codecs, nbytes):
         try:
-            raw = _DECODERS[codec.id].decode(raw, codec, MAX_CHUNK_BYTES if size is None else size)
+            raw = undo(raw, codec, MAX_CHUNK_BYTES if size is None else size)
         except _DECODING_ERRORS as error:
             raise CorruptChunkError(f"{codec.id} cannot decode it: {error}") from error
         if size is not None and len(raw) != size:
@@ -142,6 +137,23 @@ def decode(raw: Buffer, codecs: tuple[Codec, ...], nbytes: int) -> Buffer:
     if len(raw) != nbytes:
         raise CorruptChunkError(f"it has {len(raw)} bytes where the chunk has {nbytes}")
     return raw
+
+
+@lru_cache(maxsize=1024)
+def _steps(
+    codecs: tuple[Codec, ...], nbytes: int
+) -> tuple[tuple[Callable[[Buffer, Codec, int], Buffer], Codec, int | None], ...]:
+    """Return how a chunk of `nbytes` bytes is decoded: what undoes each codec, and how many bytes it then has, if known.
+
+    Raises:
+        UnsupportedError: A codec is not decodable here, or the chunk is too large.
+    """
+    if nbytes > MAX_CHUNK_BYTES:
+        raise UnsupportedError(f"a chunk of {nbytes} bytes is above the limit of {MAX_CHUNK_BYTES}")
+    if not decodable(codecs):
+        raise UnsupportedError(f"the filters {[codec.id for codec in codecs]} cannot be decoded from raw bytes here")
+    numbered = reversed(list(enumerate(codecs)))
+    return tuple((_DECODERS[codec.id].decode, codec, _size_before(codecs[:position], nbytes)) for position, codec in numbered)
 
 
 def decode_unsized(raw: Buffer, codecs: tuple[Codec, ...], most: int) -> Buffer:

@@ -64,8 +64,11 @@ def decode_pieces(raw: Sequence[Buffer], task: ChunkTask) -> Array:
         UnsupportedError: A filter that cannot be undone here.
     """
     pieces = task.pieces or ()
-    nbytes = task.nbytes // len(pieces)
-    return _wanted(b"".join([_decoded(one, pieces[i][1], nbytes, task, i) for i, one in enumerate(raw)]), task)
+    # An array that may be written to: missing values are then replaced in place.
+    decoded = np.empty((len(pieces), task.nbytes // len(pieces)), np.uint8)
+    for i, (one, (_, size)) in enumerate(zip(raw, pieces, strict=True)):
+        decoded[i] = np.frombuffer(_decoded(one, size, decoded.shape[1], task, i), np.uint8)
+    return _wanted(decoded.data, task)
 
 
 def _decoded(raw: Buffer, size: int, nbytes: int, task: ChunkTask, piece: int = 0) -> Buffer:

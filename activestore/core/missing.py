@@ -59,11 +59,16 @@ def mask(array: npt.NDArray[Any], missing: Missing, *, skipna: bool) -> npt.NDAr
         >>> mask(np.array([1, -9, 3]), Missing(values=(-9,)), skipna=True)
         array([False,  True, False])
     """
-    if not _within_range(array, missing, skipna=skipna):
+    may_be_nan = array.dtype.kind == "f" and (skipna or any(value != value for value in missing.values))
+    if not array.size or (missing == _NOTHING and not may_be_nan):
+        return None
+    # Passes for the range take less time than those that find each missing value: most chunks have none.
+    highest = array.max()
+    has_nan = bool(highest != highest)
+    if not has_nan and not _may_be_missing(array, highest, missing):
         return None
     found: npt.NDArray[np.bool_] | None = None
     exact = [value for value in missing.values if value == value]
-    nan = skipna or len(exact) < len(missing.values)
     if len(exact) > MANY:
         found = _among(array, exact)
     else:
@@ -73,7 +78,7 @@ def mask(array: npt.NDArray[Any], missing: Missing, *, skipna: bool) -> npt.NDAr
         found = _either(found, array < array.dtype.type(missing.valid_min))
     if missing.valid_max is not None:
         found = _either(found, array > array.dtype.type(missing.valid_max))
-    if nan and array.dtype.kind == "f":
+    if may_be_nan and has_nan:
         found = _either(found, np.isnan(array))
     return found if found is not None and found.any() else None
 
@@ -86,13 +91,9 @@ def _among(array: npt.NDArray[Any], values: list[float]) -> npt.NDArray[np.bool_
     return np.asarray(listed[place] == array)
 
 
-def _within_range(array: npt.NDArray[Any], missing: Missing, *, skipna: bool) -> bool:
-    """Return whether the range of `array` leaves room for missing values; two fast passes tell that most chunks have none."""
-    may_be_nan = skipna and array.dtype.kind == "f"
-    if not array.size or (missing == _NOTHING and not may_be_nan):
-        return False
-    highest = array.max()
-    if highest != highest or highest in missing.values:
+def _may_be_missing(array: npt.NDArray[Any], highest: Any, missing: Missing) -> bool:  # Any: a scalar of NumPy's
+    """Return whether the range of numbers, `highest` the largest of them, leaves room for missing ones."""
+    if highest in missing.values:
         return True
     if missing.valid_max is not None and highest > missing.valid_max:
         return True

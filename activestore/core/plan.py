@@ -27,6 +27,8 @@ _BATCH = 4096
 """Chunks looked up at a time while tasks are made."""
 _JOINED_BYTES, _JOINED_CHUNKS = 1 << 20, 4096
 """Decoded bytes, and chunks, of a task that joins small chunks."""
+_SMALL_PIECE = 16 << 10
+"""Bytes up to which pieces of a contiguous variable are read whole, several at a time."""
 _SMALL_READ = 64 << 10
 """Bytes below which cutting a contiguous variable more finely saves nothing."""
 
@@ -181,6 +183,9 @@ class Plan:
         """Return how many chunks a task may have: 1, unless they are small, alike and in a row along the first dimension."""
         variable, table = self.variable, self.variable.table
         nbytes = math.prod(variable.chunk_shape) * variable.dtype.itemsize
+        if variable.clipped:
+            # Of a larger piece of contiguous data, only what is wanted is read.
+            joined = min(joined, _SMALL_PIECE)
         if len(self) < 2 or nbytes > joined or table.grid[0] != math.prod(table.grid):
             return 1
         touched = self.parts[0].chunks
