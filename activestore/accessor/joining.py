@@ -43,10 +43,10 @@ def join_contents(
         JoinError: The files do not fit together.
     """
     files = [_with_coordinates(one) for one in files]
-    coordinates = [_coordinates(one, decode) for one in files]
+    coordinates = _coordinates(files, decode)
     along = _checked_dim(files, names, dim) if dim is not None else _found_dim(coordinates, names)
     _check_equal(coordinates, names, along)
-    order = _order([one[along] for one in coordinates], names, along)
+    order = _order([one[along] for one in coordinates], names, along, lambda i: decode(files[i].only([along]))[along].values)
     files = [_with_coordinates(whole(order[0])), *(files[i] for i in order[1:])]
     names = [names[i] for i in order]
     _check_variables(files, names, along)
@@ -68,12 +68,27 @@ def _with_coordinates(contents: Contents) -> Contents:
     return Contents(loaded, contents.attributes, contents.encoding)
 
 
-def _coordinates(contents: Contents, decode: Decode) -> dict[str, Any]:  # Any: NumPy's arrays
-    """Return, for each dimension, the values of its coordinate, or its length where it has none."""
-    lengths = contents.get_dimensions()
-    decoded = decode(contents.only(lengths))
-    values = {dim: decoded[dim].values for dim in lengths if dim in decoded and decoded[dim].dims == (dim,)}
-    return {dim: values.get(dim, length) for dim, length in lengths.items()}
+def _coordinates(files: Sequence[Contents], decode: Decode) -> list[dict[str, Any]]:  # Any: NumPy's arrays, or lengths
+    """Return, for each dimension of each file, the values of its coordinate, or its length where it has none.
+
+    What all files code alike stays as it is stored, if only units are to be told: the same numbers are the same values then,
+    in the same order.
+    """
+    dims = dict.fromkeys(dim for one in files for dim in one.get_dimensions())
+    apart = {dim for dim in dims if not _is_coded_alike([one.variables[dim] for one in files if dim in one.variables], dim)}
+    found = []
+    for contents in files:
+        lengths = contents.get_dimensions()
+        variables = {**contents.variables, **(decode(contents.only(apart)) if apart else {})}
+        values = {dim: variables[dim].values for dim in lengths if dim in variables and variables[dim].dims == (dim,)}
+        found.append({dim: values.get(dim, length) for dim, length in lengths.items()})
+    return found
+
+
+def _is_coded_alike(variables: Sequence[xr.Variable], dim: str) -> bool:
+    """Return whether the numbers of coordinates may be compared as they are stored."""
+    plain = all(one.dims == (dim,) and one.dtype.kind in "iuf" and not set(_PACKING) & set(one.attrs) for one in variables)
+    return plain and len({(one.dtype, _coding(one, CODING)) for one in variables}) <= 1
 
 
 def _is_equal(a: Any, b: Any) -> bool:  # Any: arrays or lengths
@@ -124,8 +139,13 @@ def _check_equal(coordinates: Sequence[Mapping[str, Any]], names: Sequence[str],
                 )
 
 
-def _order(coordinates: Sequence[Any], names: Sequence[str], along: str) -> list[int]:  # Any: arrays or lengths
-    """Return the files in the order of their coordinate; as they are given where they have none.
+def _order(
+    coordinates: Sequence[Any],  # Any: arrays or lengths
+    names: Sequence[str],
+    along: str,
+    values: Callable[[int], Any],
+) -> list[int]:
+    """Return the files in the order of their coordinate, whose `values` are told if need be; as given where they have none.
 
     Raises:
         JoinError: The coordinates of two files overlap.
@@ -140,8 +160,8 @@ def _order(coordinates: Sequence[Any], names: Sequence[str], along: str) -> list
         last, begin = coordinates[before][-1], coordinates[after][0]
         if not (begin < last if falls else begin > last):
             raise JoinError(
-                f"{names[before]} and {names[after]} overlap along {along!r}: the one ends with {last}, the other begins with "
-                f"{begin}; leave one out, or open them apart"
+                f"{names[before]} and {names[after]} overlap along {along!r}: the one ends with {values(before)[-1]}, the other "
+                f"begins with {values(after)[0]}; leave one out, or open them apart"
             )
     return order + empty
 
