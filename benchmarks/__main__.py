@@ -169,7 +169,7 @@ def _dataset(case: datasets.Case, options: argparse.Namespace) -> tuple[Mapping[
             if "failed" in made:
                 return {}, [case.title, f"  not measured: {made['failed']}"]
     files, wanted = datasets.files_of(case, folder, tiny=options.small), options.contenders or [""]
-    bound = {} if case.operation == "open" else {datasets.BOUND: "inflate"}
+    bound = {} if case.operation == "open" else datasets.BOUNDS
     turns = {
         name: bound.get(name, case.operation)
         for name, contender in datasets.CONTENDERS.items()
@@ -178,7 +178,7 @@ def _dataset(case: datasets.Case, options: argparse.Namespace) -> tuple[Mapping[
     places = (files.pattern, files.warm_up, str(files.reference))
     measurements = {name: ("reduce", "datasets", name, operation, *places) for name, operation in turns.items()}
     runs = _rounds(measurements, options.rounds)
-    table = reduction_table(runs, ours=OURS, bounds=[datasets.BOUND])
+    table = reduction_table(runs, ours=OURS, bounds=list(datasets.BOUNDS))
     lines = [f"{case.title} ({files.title})", *table, *verdicts(datasets.targets(case, runs))]
     return runs, [*lines, *datasets.remarks(case, runs)]
 

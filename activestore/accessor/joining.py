@@ -159,9 +159,9 @@ def _order(
     for before, after in itertools.pairwise(order):
         last, begin = coordinates[before][-1], coordinates[after][0]
         if not (begin < last if falls else begin > last):
+            ends = f"the one ends with {values(before)[-1]}, the other begins with {values(after)[0]}"
             raise JoinError(
-                f"{names[before]} and {names[after]} overlap along {along!r}: the one ends with {values(before)[-1]}, the other "
-                f"begins with {values(after)[0]}; leave one out, or open them apart"
+                f"{names[before]} and {names[after]} overlap along {along!r}: {ends}; leave one out, or open them apart"
             )
     return order + empty
 
