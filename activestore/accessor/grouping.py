@@ -38,7 +38,11 @@ def group_labels(array: xr.DataArray, group: Any, groupers: Mapping[str, Any]) -
     keys = [group] if group is not None else list(groupers)
     if len(keys) != 1:
         raise SelectionError(f"groups are made along one coordinate at a time, not of {len(keys)}")
-    along = array[keys[0]] if isinstance(keys[0], str) else keys[0]
+    try:
+        along = array[keys[0]] if isinstance(keys[0], str) else keys[0]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        known = ", ".join(repr(str(name)) for name in array.coords) or "none"
+        raise SelectionError(f"{keys[0]!r} is no coordinate to make groups of ({error}); there are: {known}") from error
     dims = getattr(along, "dims", None)
     if dims is None or len(dims) != 1 or dims[0] not in array.dims:
         raise SelectionError(f"groups are made along one of the dimensions {array.dims}; this is {_shown(along)}")
@@ -74,7 +78,7 @@ def _grouping(array: xr.DataArray, dim: Hashable, regroup: Callable[[xr.DataArra
         # The least position of each group, in the order of the result, tells which of xarray's groups it is.
         least = np.asarray(grouped.min().values, np.float64)
         groups = [positions.values[members] for members in grouped.groups.values()]
-    except ValueError as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SelectionError(f"xarray cannot make these groups, or cannot tell whose they are: {error}") from error
     owner = {int(position): number for number, position in enumerate(least.tolist()) if position == position}
     labels = np.full(length, -1, np.int64)

@@ -20,7 +20,7 @@ from activestore.accessor.trace import Traced, is_of_dask, trace
 from activestore.core.conditions import parse_condition, unsatisfied
 from activestore.core.groups import Groups
 from activestore.core.reductions import Reduction
-from activestore.errors import SelectionError, UntraceableError
+from activestore.errors import NotNumericError, SelectionError, UntraceableError
 from activestore.explanation import Explanation
 
 __all__ = ["NO_GROUPS", "Answer", "Query", "called"]
@@ -126,6 +126,8 @@ class Query:
         """Return what xarray's method gives, of the whole or of each group."""
         if self.is_here:
             return called(grouping.regroup(self.chosen(self.array)), method, dims, keep_attrs, windows=grouping.windows)
+        if self.array.dtype.kind not in "biufmM":
+            raise NotNumericError(f"{self}: holds {self.array.dtype}, no numbers; leave out .active")
         if method.name == "sum" and self.array.ndim and not dims and not grouping.labels:
             method = replace(method, min_count=1)  # xarray leaves what is summed along nothing as it is
         mould = self._mould(method, dims, keep_attrs, grouping)

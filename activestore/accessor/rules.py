@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +28,21 @@ class Method:
     """Whether missing values are left out; None: where the type has them."""
     min_count: int | None = None
     """How many valid values a sum needs to be valid."""
-    ddof: int = 0
+    ddof: float = 0
     """What is taken from the count in the divisor of a variance."""
+
+    def __post_init__(self) -> None:
+        """Refuse options that make no sense.
+
+        Raises:
+            ReductionError: One of them is of another type, or negative.
+        """
+        if self.skipna is not None and not isinstance(self.skipna, (bool, np.bool_)):
+            raise ReductionError(f"{self.name}: skipna is True, False or None, not {self.skipna!r}")
+        if self.min_count is not None and not (_is_number(self.min_count, numbers.Integral) and self.min_count >= 0):
+            raise ReductionError(f"{self.name}: min_count is a whole number from 0 up, or None, not {self.min_count!r}")
+        if not _is_number(self.ddof, numbers.Real):
+            raise ReductionError(f"{self.name}: ddof is a number, not {self.ddof!r}")
 
     @property
     def reduction(self) -> Reduction:
@@ -54,6 +68,10 @@ class Method:
         if self.name in ("var", "std"):
             given["ddof"] = self.ddof
         return {name: value for name, value in given.items() if value is not None}
+
+
+def _is_number(given: object, kind: type) -> bool:
+    return isinstance(given, kind) and not isinstance(given, bool)
 
 
 def finished(method: Method, value: Any, count: Array, total: Array, kind: str) -> Array:  # Any: a number or masked array

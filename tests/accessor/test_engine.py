@@ -103,6 +103,11 @@ def test_groups(tmp_path):
         xr.open_dataset(path, engine="activestore", group=7)
 
 
+def test_a_backend_that_does_not_exist_is_told_when_the_file_is_opened():
+    with pytest.raises(ConfigurationError, match="'nope'"):
+        xr.open_dataset("docs/tas.nc", engine="activestore", backend="nope")
+
+
 def test_text_and_truth_values(tmp_path):
     path = tmp_path / "text.nc"
     made = xr.Dataset(

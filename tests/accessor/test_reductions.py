@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import activestore.accessor  # noqa: F401  # registers .active for files that other engines opened
-from activestore.errors import ReductionError, SelectionError, SumOverflowError, UntraceableError
+from activestore.errors import NotNumericError, ReductionError, SelectionError, SumOverflowError, UntraceableError
 from tests.accessor.beside_xarray import Reference, assert_like, assert_reduction, assert_values
 
 # xarray warns of attributes, and NumPy of sums beyond a type; with any engine.
@@ -551,3 +551,31 @@ def test_any_selection_of_any_decoding(sources, data):
     if not loaded.size and method in ("min", "max"):
         return  # which xarray refuses, in words of NumPy's
     assert_reduction(getattr(lazy.active, method)(dim, **options), loaded, method, dim, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "told"),
+    [
+        (lambda tas: tas.active.mean("time", skipna="yes"), ReductionError, "mean: skipna is True, False or None, not 'yes'"),
+        (lambda tas: tas.active.sum(min_count=-1), ReductionError, "sum: min_count is a whole number from 0 up, or None"),
+        (lambda tas: tas.active.sum(min_count=True), ReductionError, "sum: min_count is a whole number from 0 up, or None"),
+        (lambda tas: tas.active.std(ddof="a"), ReductionError, "std: ddof is a number, not 'a'"),
+        (lambda tas: tas.active.groupby("time.moon").mean(), SelectionError, "'time.moon' is no coordinate to make groups of"),
+        (lambda tas: tas.active.groupby("zz").mean(), SelectionError, "'zz' is no coordinate to make groups of ('zz')"),
+        (lambda tas: tas.active.resample(lat="1YS").mean(), SelectionError, "xarray cannot make these groups"),
+        (lambda tas: tas.active.resample(time="7 bananas").mean(), SelectionError, "xarray cannot make these groups"),
+        (lambda tas: tas.astype(str).active.max(), NotNumericError, "'tas' (time: 24, lat: 18, lon: 36): holds <U"),
+    ],
+)  # fmt: skip
+def test_options_that_make_no_sense_are_errors_of_ours(call, error, told):
+    with xr.open_dataset("docs/tas.nc", engine="activestore") as dataset, pytest.raises(error) as caught:
+        call(dataset["tas"])
+    assert str(caught.value).startswith(told), caught.value
+
+
+def test_numbers_of_numpy_are_options_too():
+    with xr.open_dataset("docs/tas.nc", engine="activestore") as dataset:
+        tas = dataset["tas"]
+        found = tas.active.std("time", ddof=np.int64(1), skipna=np.True_), tas.active.sum("time", min_count=np.int8(2))
+        xr.testing.assert_allclose(found[0], tas.std("time", ddof=1))
+        xr.testing.assert_allclose(found[1], tas.sum("time", min_count=2))
