@@ -118,7 +118,7 @@ class Aggregator:
         if self._count.dtype == np.uint8 and self._count.all():
             # Nothing is reduced and nothing missing: an array of ones could be larger than all that was read.
             return np.broadcast_to(np.int64(1), self._shape)
-        return self._count.astype(np.int64)
+        return self._count.astype(np.int64, copy=False)
 
     def _finalized(
         self, reduction: Reduction, states: Mapping[str, State], drop: tuple[int, ...]

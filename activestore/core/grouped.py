@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from activestore.core.selection import Slice
 from activestore.core.task import Array, ChunkTask, Grouping, State
 
-__all__ = ["Block", "assembled", "blocks", "group_tasks"]
+__all__ = ["Block", "assembled", "assembled_states", "blocks", "group_tasks"]
 
 _LONGEST_KEPT = 4096
 """Positions along a dimension whose groups are kept for the next chunk."""
@@ -232,19 +232,28 @@ def assembled(shape: tuple[int, ...], parts: Sequence[tuple[Any, Answer]]) -> An
         shape: Shape of the states of the whole.
         parts: What indexes them, and the states and counts that belong there, for every part.
     """
-    where, answer = parts[0]
-    if len(parts) == 1 and all(isinstance(one, slice) and one.step in (None, 1) for one in where):
-        return answer
+    return assembled_states(shape, [(where, states) for where, (states, _) in parts]), _placed(
+        shape, [(where, count) for where, (_, count) in parts]
+    )
 
-    def joined(find: Callable[[Answer], Array]) -> Array:
-        arrays = [(where, find(answer)) for where, answer in parts]
-        whole = np.empty(shape, np.result_type(*{array.dtype for _, array in arrays}))
-        for where, array in arrays:
-            whole[where] = array
-        return whole
 
-    found = {
-        name: tuple(joined(lambda answer, name=name, i=i: answer[0][name][i]) for i in range(len(state)))  # type: ignore[misc]
-        for name, state in answer[0].items()
+def assembled_states(
+    shape: tuple[int, ...],
+    parts: Sequence[tuple[Any, dict[str, State]]],  # Any: what indexes an array
+) -> dict[str, State]:
+    """Return the states of a chunk, as `assembled` does."""
+    return {
+        name: tuple(_placed(shape, [(where, states[name][i]) for where, states in parts]) for i in range(len(state)))
+        for name, state in parts[0][1].items()
     }
-    return found, joined(lambda answer: answer[1])
+
+
+def _placed(shape: tuple[int, ...], parts: Sequence[tuple[Any, Array]]) -> Array:  # Any: what indexes an array
+    """Return the array of which each of the parts is where it belongs."""
+    where, array = parts[0]
+    if len(parts) == 1 and all(isinstance(one, slice) and one.step in (None, 1) for one in where):
+        return array
+    whole = np.empty(shape, np.result_type(*{array.dtype for _, array in parts}))
+    for where, array in parts:
+        whole[where] = array
+    return whole

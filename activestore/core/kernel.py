@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from activestore.core.codecs import Buffer, decode
 from activestore.core.conditions import unsatisfied
-from activestore.core.grouped import assembled, blocks
+from activestore.core.grouped import assembled, assembled_states, blocks
 from activestore.core.missing import mask
 from activestore.core.packing import unpack
 from activestore.core.selection import region_index, region_shape
@@ -157,10 +157,23 @@ def _grouped(
         cells = _chunk_values(block.cut(values), missing, block.axes, task)
         states, count = _states(cells, template)
         own = {name: tuple(array.reshape(block.answer) for array in state) for name, state in states.items()}
-        parts.append((block.where, (own, count.reshape(block.answer))))
+        parts.append((block.where, (own, count if missing is None else count.reshape(block.answer))))
     counts = task.group_counts
     shape = tuple(counts.get(axis, 1) if axis in template.axes else length for axis, length in enumerate(values.shape))
+    if invalid is None:
+        states = assembled_states(shape, [(where, own) for where, (own, _) in parts])
+        return states, _count_of_all(values.shape, shape, task)
     return assembled(shape, parts)
+
+
+def _count_of_all(lengths: tuple[int, ...], shape: tuple[int, ...], task: ChunkTask) -> npt.NDArray[np.int64]:
+    """Return how many values each cell of groups has where none is missing: one number for all cells of a group."""
+    grouped = {grouping.axis: np.bincount(np.repeat(grouping.labels, grouping.lengths)) for grouping in task.groups}
+    count = np.full((1,) * len(shape), 1, np.int64)
+    for axis in task.template.axes:
+        members = grouped.get(axis, np.array([lengths[axis]]))
+        count = count * members.reshape([-1 if one == axis else 1 for one in range(len(shape))])
+    return np.broadcast_to(count, shape)
 
 
 def _count(shape: tuple[int, ...], invalid: npt.NDArray[np.bool_] | None, axes: tuple[int, ...]) -> npt.NDArray[np.int64]:
