@@ -162,22 +162,19 @@ def _state(query: Query, dims: tuple[Hashable, ...], *, moments: bool) -> _State
 
 
 def _finished(method: str, state: _State, weights: Array, axes: tuple[int, ...]) -> Array:
-    total = np.sum(weights * state.sum, axis=axes, keepdims=True, dtype="f8")
     of_weights = np.sum(weights * state.count, axis=axes, keepdims=True, dtype="f8")
     of_weights = np.where(of_weights == 0, np.nan, of_weights)
-    mean = total / of_weights
-    deviation = np.where(state.count > 0, state.sum / state.count - mean, 0)
+    if method == "sum_of_weights":
+        return np.asarray(np.squeeze(of_weights, axis=axes))
+    total = np.sum(weights * state.sum, axis=axes, keepdims=True, dtype="f8")
+    if method in ("sum", "mean"):
+        return np.asarray(np.squeeze(total if method == "sum" else total / of_weights, axis=axes))
+    deviation = np.where(state.count > 0, state.sum / state.count - total / of_weights, 0)
     squares = weights * (state.squares + state.count * np.square(deviation))
-    of_squares = np.nansum(squares, axis=axes, keepdims=True) if method in ("sum_of_squares", "var", "std") else total
-    found = {
-        "sum": total,
-        "mean": mean,
-        "sum_of_weights": of_weights,
-        "sum_of_squares": of_squares,
-        "var": of_squares / of_weights,
-        "std": np.sqrt(of_squares / of_weights),
-    }[method]
-    return np.asarray(np.squeeze(found, axis=axes))
+    total = np.nansum(squares, axis=axes, keepdims=True)
+    if method != "sum_of_squares":
+        total = np.sqrt(total / of_weights) if method == "std" else total / of_weights
+    return np.asarray(np.squeeze(total, axis=axes))
 
 
 def _along(weights: xr.DataArray, dims: tuple[Hashable, ...]) -> Array:
