@@ -181,7 +181,7 @@ def test_what_is_sent_grows_with_the_batch_and_not_with_the_file(tmp_path):
     sent = []
     for length in (64, 1024):
         with h5py.File(tmp_path / f"{length}.nc", "w") as file:
-            file.create_dataset("x", shape=(length, 128, 128), dtype="f4", chunks=(1, 128, 128), fillvalue=1)
+            file.create_dataset("x", shape=(length, 288, 288), dtype="f4", chunks=(1, 288, 288), fillvalue=1)
             file["x"][:64] = 1
         executor = Recording()
         Active(tmp_path / f"{length}.nc", "x", executor=executor)[:64].sum()
