@@ -81,6 +81,7 @@ def _shares(positions: Positions, ends: npt.NDArray[np.int64]) -> list[tuple[int
 
 
 def as_array(positions: Positions) -> npt.NDArray[np.int64]:
+    """Return positions as an array of NumPy's."""
     if isinstance(positions, range):
         # Much faster than item by item.
         return np.arange(positions.start, positions.stop, positions.step, dtype=np.int64)
