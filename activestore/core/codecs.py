@@ -31,6 +31,7 @@ __all__ = [
     "decodable",
     "decode",
     "decode_unsized",
+    "decoder",
     "decoder_names",
     "hdf5_codec",
     "present",
@@ -127,7 +128,20 @@ def decode(raw: Buffer, codecs: tuple[Codec, ...], nbytes: int) -> Buffer:
         >>> bytes(decode(zlib.compress(b"abcd"), (Codec("zlib", 1, (4,)),), 4))
         b'abcd'
     """
-    for undo, codec, size in _steps(codecs, nbytes):
+    return decoder(codecs, nbytes)(raw)
+
+
+def decoder(codecs: tuple[Codec, ...], nbytes: int) -> Callable[[Buffer], Buffer]:
+    """Return what decodes chunks as `decode` does, for many that have the same codecs and size.
+
+    Raises:
+        UnsupportedError: A codec is not decodable here.
+    """
+    return partial(_decoded, _steps(codecs, nbytes), nbytes)
+
+
+def _decoded(steps: tuple[_Step, ...], nbytes: int, raw: Buffer) -> Buffer:
+    for undo, codec, size in steps:
         try:
             raw = undo(raw, codec, MAX_CHUNK_BYTES if size is None else size)
         except _DECODING_ERRORS as error:
@@ -139,11 +153,13 @@ def decode(raw: Buffer, codecs: tuple[Codec, ...], nbytes: int) -> Buffer:
     return raw
 
 
+_Step = tuple[Callable[[Buffer, Codec, int], Buffer], Codec, int | None]
+"""What undoes a codec, the codec, and how many bytes there are then, if that is known."""
+
+
 @lru_cache(maxsize=1024)
-def _steps(
-    codecs: tuple[Codec, ...], nbytes: int
-) -> tuple[tuple[Callable[[Buffer, Codec, int], Buffer], Codec, int | None], ...]:
-    """Return how a chunk of `nbytes` bytes is decoded: what undoes each codec, and how many bytes it then has, if known.
+def _steps(codecs: tuple[Codec, ...], nbytes: int) -> tuple[_Step, ...]:
+    """Return how a chunk of `nbytes` bytes is decoded, step by step.
 
     Raises:
         UnsupportedError: A codec is not decodable here, or the chunk is too large.
