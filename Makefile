@@ -22,7 +22,7 @@ lint: $(STAMPS)-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(STAMPS)-lint
+types: $(STAMPS)-lint $(STAMPS)-all,test
 	$(BIN)/mypy
 
 docs: $(STAMPS)-docs $(STAMPS)-all,test
