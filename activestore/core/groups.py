@@ -70,9 +70,12 @@ class AxisGroups:
         if len(labels) == 1 or not (labels != first).any():
             return Grouping(self.axis, (0,), (len(labels),), slice(first, first + 1))
         starts = np.flatnonzero(np.concatenate(([True], labels[1:] != labels[:-1])))
-        present, local = np.unique(labels[starts], return_inverse=True)
         lengths = np.diff(np.append(starts, len(labels)))
-        return Grouping(self.axis, tuple(local.tolist()), tuple(lengths.tolist()), _evenly(present.tolist()))
+        of_runs = labels[starts].tolist()
+        # Of the few runs of most tasks, Python's own collections tell this sooner than NumPy.
+        present = sorted(set(of_runs))
+        local = {label: number for number, label in enumerate(present)}
+        return Grouping(self.axis, tuple(local[label] for label in of_runs), tuple(lengths.tolist()), _evenly(present))
 
 
 def _evenly(numbers: list[int]) -> slice | tuple[int, ...]:
