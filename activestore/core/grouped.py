@@ -19,7 +19,7 @@ import numpy.typing as npt
 from activestore.core.selection import Slice
 from activestore.core.task import Array, ChunkTask, Grouping, State
 
-__all__ = ["Block", "assembled", "assembled_states", "blocks", "group_tasks"]
+__all__ = ["Block", "assembled", "assembled_states", "blocks", "group_tasks", "placed"]
 
 _LONGEST_KEPT = 4096
 """Positions along a dimension whose groups are kept for the next chunk."""
@@ -232,9 +232,8 @@ def assembled(shape: tuple[int, ...], parts: Sequence[tuple[Any, Answer]]) -> An
         shape: Shape of the states of the whole.
         parts: What indexes them, and the states and counts that belong there, for every part.
     """
-    return assembled_states(shape, [(where, states) for where, (states, _) in parts]), _placed(
-        shape, [(where, count) for where, (_, count) in parts]
-    )
+    states = assembled_states(shape, [(where, states) for where, (states, _) in parts])
+    return states, placed(shape, [(where, count) for where, (_, count) in parts])
 
 
 def assembled_states(
@@ -243,12 +242,12 @@ def assembled_states(
 ) -> dict[str, State]:
     """Return the states of a chunk, as `assembled` does."""
     return {
-        name: tuple(_placed(shape, [(where, states[name][i]) for where, states in parts]) for i in range(len(state)))
+        name: tuple(placed(shape, [(where, states[name][i]) for where, states in parts]) for i in range(len(state)))
         for name, state in parts[0][1].items()
     }
 
 
-def _placed(shape: tuple[int, ...], parts: Sequence[tuple[Any, Array]]) -> Array:  # Any: what indexes an array
+def placed(shape: tuple[int, ...], parts: Sequence[tuple[Any, Array]]) -> Array:  # Any: what indexes an array
     """Return the array of which each of the parts is where it belongs."""
     where, array = parts[0]
     if len(parts) == 1 and all(isinstance(one, slice) and one.step in (None, 1) for one in where):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from activestore.core.codecs import Buffer, decoder
 from activestore.core.conditions import unsatisfied
-from activestore.core.grouped import assembled, assembled_states, blocks
+from activestore.core.grouped import assembled_states, blocks, placed
 from activestore.core.missing import mask
 from activestore.core.packing import unpack
 from activestore.core.selection import region_index, region_shape
@@ -160,19 +160,16 @@ def _grouped(
 ) -> tuple[dict[str, State], npt.NDArray[np.int64]]:
     """Return states and counts of each group of a chunk."""
     template = task.template
-    parts = []
+    states, counts = [], []
     for block in blocks(values.shape, template.axes, task.groups):
         missing = None if invalid is None else block.cut(invalid)
-        cells = _chunk_values(block.cut(values), missing, block.axes, task)
-        states, count = _states(cells, template)
-        own = {name: tuple(array.reshape(block.answer) for array in state) for name, state in states.items()}
-        parts.append((block.where, (own, count if missing is None else count.reshape(block.answer))))
-    counts = task.group_counts
-    shape = tuple(counts.get(axis, 1) if axis in template.axes else length for axis, length in enumerate(values.shape))
-    if invalid is None:
-        states = assembled_states(shape, [(where, own) for where, (own, _) in parts])
-        return states, _count_of_all(values.shape, shape, task)
-    return assembled(shape, parts)
+        found, count = _states(_chunk_values(block.cut(values), missing, block.axes, task), template)
+        states.append((block.where, {name: tuple(one.reshape(block.answer) for one in state) for name, state in found.items()}))
+        if missing is not None:
+            counts.append((block.where, count.reshape(block.answer)))
+    groups = task.group_counts
+    shape = tuple(groups.get(axis, 1) if axis in template.axes else length for axis, length in enumerate(values.shape))
+    return assembled_states(shape, states), placed(shape, counts) if counts else _count_of_all(values.shape, shape, task)
 
 
 def _count_of_all(lengths: tuple[int, ...], shape: tuple[int, ...], task: ChunkTask) -> npt.NDArray[np.int64]:
