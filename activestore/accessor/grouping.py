@@ -14,6 +14,9 @@ from activestore.errors import SelectionError
 
 __all__ = ["Grouping", "group_labels", "group_periods", "group_windows"]
 
+_OF_XARRAY = (AttributeError, KeyError, TypeError, ValueError)
+"""What xarray raises where it cannot make groups."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
@@ -40,9 +43,9 @@ def group_labels(array: xr.DataArray, group: Any, groupers: Mapping[str, Any]) -
         raise SelectionError(f"groups are made along one coordinate at a time, not of {len(keys)}")
     try:
         along = array[keys[0]] if isinstance(keys[0], str) else keys[0]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except _OF_XARRAY as error:
         known = ", ".join(repr(str(name)) for name in array.coords) or "none"
-        raise SelectionError(f"{keys[0]!r} is no coordinate to make groups of ({error}); there are: {known}") from error
+        raise SelectionError(f"{keys[0]!r} is no coordinate, or part of one, to make groups of; there are: {known}") from error
     dims = getattr(along, "dims", None)
     if dims is None or len(dims) != 1 or dims[0] not in array.dims:
         raise SelectionError(f"groups are made along one of the dimensions {array.dims}; this is {_shown(along)}")
@@ -78,7 +81,7 @@ def _grouping(array: xr.DataArray, dim: Hashable, regroup: Callable[[xr.DataArra
         # The least position of each group, in the order of the result, tells which of xarray's groups it is.
         least = np.asarray(grouped.min().values, np.float64)
         groups = [positions.values[members] for members in grouped.groups.values()]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except _OF_XARRAY as error:
         raise SelectionError(f"xarray cannot make these groups, or cannot tell whose they are: {error}") from error
     owner = {int(position): number for number, position in enumerate(least.tolist()) if position == position}
     labels = np.full(length, -1, np.int64)
