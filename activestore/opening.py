@@ -6,24 +6,37 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-from activestore.config import resolve
+from activestore.config import Settings, resolve
 from activestore.core.backend import Backend
 from activestore.core.metadata import read_variable
 from activestore.errors import ConfigurationError
 from activestore.parts import Part, Parts
 from activestore.plugins import default_plugins
 from activestore.series import Address
-from activestore.source import open_source
+from activestore.source import Source, open_source
 
-__all__ = ["check_name", "open_variable", "opened_backends"]
+__all__ = ["check_name", "open_address", "open_variable", "opened_backends"]
+
+
+def open_address(address: str, given: Mapping[str, object]) -> tuple[Settings, Source]:
+    """Return the source at an address, and how runs on it are carried out; `given` are the options that the user gave.
+
+    Raises:
+        ConfigurationError: An option is not understood, or no backend has the name.
+        SourceError: There is nothing that can be opened.
+    """
+    settings, reached = resolve(address, given)
+    check_name(settings.backend, settings.origins["backend"])
+    return settings, open_source(address, reached)
 
 
 def open_variable(source: Address, variable: str, given: Mapping[str, object]) -> Parts:
     """Return the variable of one file; `given` are the options that the user gave, None where nothing was given."""
-    address = os.fsdecode(source) if isinstance(source, (str, bytes, os.PathLike)) else source.uri
-    settings, options = resolve(address, given)
-    check_name(settings.backend, settings.origins["backend"])
-    opened = open_source(source, options) if isinstance(source, (str, bytes, os.PathLike)) else source
+    if isinstance(source, (str, bytes, os.PathLike)):
+        settings, opened = open_address(os.fsdecode(source), given)
+    else:
+        settings, opened = resolve(source.uri, given)[0], source
+        check_name(settings.backend, settings.origins["backend"])
     return Parts.single(opened, read_variable(opened, variable), settings)
 
 

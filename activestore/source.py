@@ -147,6 +147,7 @@ class LocalSource:
         with map_errors(self._uri), self._file.opened() as (descriptor, status):
             if _version(status) != self._version:
                 raise SourceError(f"{self._uri}: has changed since it was opened; make a new Active of it")
+            # An offset below 0, of a damaged file, is the system's to refuse.
             if len(ranges) < 2 or min(ranges)[0] < 0:
                 return [self._read(descriptor, offset, size) for offset, size in ranges]
             # Small chunks in a row are read at once.

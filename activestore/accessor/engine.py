@@ -16,10 +16,9 @@ from activestore.config import resolve
 from activestore.core.backend import Backend
 from activestore.core.dispatch import Fallback, concurrently
 from activestore.errors import ConfigurationError, SourceError
-from activestore.opening import check_name
+from activestore.opening import open_address
 from activestore.parts import METADATA_READS
 from activestore.series import files_of, is_local
-from activestore.source import open_source
 
 __all__ = ["ActivestoreEntrypoint"]
 
@@ -208,6 +207,5 @@ def _file(
     storage_options: Mapping[str, object] | None,
 ) -> StoredFile:
     """Return the file at an address."""
-    settings, reached = resolve(uri, {**options, "storage_options": storage_options})
-    check_name(settings.backend, settings.origins["backend"])
-    return StoredFile(open_source(uri, reached), options)
+    _, source = open_address(uri, {**options, "storage_options": storage_options})
+    return StoredFile(source, options)
