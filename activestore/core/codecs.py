@@ -19,6 +19,7 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from activestore.core import array_filters
 from activestore.core.codec_headers import blosc2_sizes, check_blosc2_frame, zstd_size
@@ -28,10 +29,10 @@ __all__ = [
     "MAX_CHUNK_BYTES",
     "Buffer",
     "Codec",
+    "Decoder",
     "decodable",
     "decode",
     "decode_unsized",
-    "decoder",
     "decoder_names",
     "hdf5_codec",
     "present",
@@ -128,19 +129,45 @@ def decode(raw: Buffer, codecs: tuple[Codec, ...], nbytes: int) -> Buffer:
         >>> bytes(decode(zlib.compress(b"abcd"), (Codec("zlib", 1, (4,)),), 4))
         b'abcd'
     """
-    return decoder(codecs, nbytes)(raw)
+    return Decoder(codecs, nbytes)(raw)
 
 
-def decoder(codecs: tuple[Codec, ...], nbytes: int) -> Callable[[Buffer], Buffer]:
-    """Return what decodes chunks as `decode` does, for many that have the same codecs and size.
+class Decoder:
+    """Decodes chunks as `decode` does, many that have the same codecs and size."""
 
-    Raises:
-        UnsupportedError: A codec is not decodable here.
-    """
-    return partial(_decoded, _steps(codecs, nbytes), nbytes)
+    def __init__(self, codecs: tuple[Codec, ...], nbytes: int) -> None:
+        """Find out how chunks of `nbytes` bytes are decoded.
+
+        Raises:
+            UnsupportedError: A codec is not decodable here.
+        """
+        self._nbytes = nbytes
+        self._steps = self._before = _steps(codecs, nbytes)
+        self._last: Callable[[Buffer, npt.NDArray[np.uint8]], None] = _copied
+        direct = _DECODERS[codecs[0].id].decode_into if codecs else None
+        if direct is not None:
+            # The step that comes last writes to where the chunk belongs, and spares a copy.
+            self._before, self._last = self._steps[:-1], partial(direct, codecs[0])
+
+    def __call__(self, raw: Buffer) -> Buffer:
+        """Return the decoded bytes.
+
+        Raises:
+            CorruptChunkError: The bytes cannot be decoded, or to another size, or a checksum is wrong.
+        """
+        return _undone(raw, self._steps, self._nbytes)
+
+    def into(self, raw: Buffer, out: npt.NDArray[np.uint8]) -> None:
+        """Write the decoded bytes to `out`, which has the size of a chunk.
+
+        Raises:
+            CorruptChunkError: As above.
+        """
+        self._last(_undone(raw, self._before, self._nbytes), out)
 
 
-def _decoded(steps: tuple[_Step, ...], nbytes: int, raw: Buffer) -> Buffer:
+def _undone(raw: Buffer, steps: tuple[_Step, ...], nbytes: int) -> Buffer:
+    """Return what is left after `steps`, which has to be `nbytes` bytes."""
     for undo, codec, size in steps:
         try:
             raw = undo(raw, codec, MAX_CHUNK_BYTES if size is None else size)
@@ -151,6 +178,10 @@ def _decoded(steps: tuple[_Step, ...], nbytes: int, raw: Buffer) -> Buffer:
     if len(raw) != nbytes:
         raise CorruptChunkError(f"it has {len(raw)} bytes where the chunk has {nbytes}")
     return raw
+
+
+def _copied(raw: Buffer, out: npt.NDArray[np.uint8]) -> None:
+    out[:] = np.frombuffer(raw, np.uint8)
 
 
 _Step = tuple[Callable[[Buffer, Codec, int], Buffer], Codec, int | None]
@@ -235,6 +266,8 @@ class _Decoder:
     """Whether it changes the size; the size before a second such codec is not known."""
     stored: Callable[[Codec, int], int] = lambda _, nbytes: nbytes
     """How many bytes it makes of so many, where that is known."""
+    decode_into: Callable[[Codec, Buffer, npt.NDArray[np.uint8]], None] | None = None
+    """The same, written to an array of the same size; only of what does not change the size, and cannot fail."""
 
     def available(self) -> bool:
         """Return whether the module that it needs is installed."""
@@ -295,22 +328,30 @@ def _bunzip(raw: Buffer, codec: Codec, size: int) -> Buffer:
 
 
 def _unshuffle(raw: Buffer, codec: Codec, size: int) -> Buffer:
-    width = codec.values[0] if codec.values else 1
-    count = len(raw) // width
-    if width <= 1 or count == 0:
+    if _width(codec) <= 1:
         return raw
-    source = np.frombuffer(raw, np.uint8)
-    shuffled = np.empty(len(raw), np.uint8)
+    out = np.empty(len(raw), np.uint8)
+    _unshuffle_into(codec, raw, out)
+    return out.data
+
+
+def _unshuffle_into(codec: Codec, raw: Buffer, out: npt.NDArray[np.uint8]) -> None:
+    width, source = _width(codec), np.frombuffer(raw, np.uint8)
+    count = len(source) // width
     whole = count * width
     fast = _blosc2_unshuffle()
-    if fast is not None and whole < 1 << 31:
-        fast(width, whole, source.ctypes.data, shuffled.ctypes.data)
+    if fast is not None and 0 < whole < 1 << 31:
+        fast(width, whole, source.ctypes.data, out.ctypes.data)
     else:
-        values = shuffled[:whole].reshape(count, width)
+        values = out[:whole].reshape(count, width)
         for byte in range(width):
             values[:, byte] = source[byte * count : (byte + 1) * count]
-    shuffled[whole:] = source[whole:]
-    return shuffled.data
+    if whole < len(source):
+        out[whole:] = source[whole:]
+
+
+def _width(codec: Codec) -> int:
+    return max(1, codec.values[0]) if codec.values else 1
 
 
 @cache
@@ -481,7 +522,7 @@ def _checksum(name: str) -> _Decoder:
 _DECODERS = {
     "zlib": _Decoder(_inflate),
     "bzip2": _Decoder(_bunzip),
-    "shuffle": _Decoder(_unshuffle, compresses=False),
+    "shuffle": _Decoder(_unshuffle, compresses=False, decode_into=_unshuffle_into),
     "fletcher32": _Decoder(_verify_fletcher32, needs="numcodecs", compresses=False, stored=_with_checksum),
     "zstd": _Decoder(_unzstd, needs="numcodecs"),
     "lz4": _Decoder(_unlz4, needs="numcodecs"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.codecs import Buffer, decoder
+from activestore.core.codecs import Buffer, Decoder
 from activestore.core.conditions import unsatisfied
 from activestore.core.grouped import assembled_states, blocks, placed
 from activestore.core.missing import mask
@@ -53,7 +53,11 @@ def decode_chunk(raw: Buffer, task: ChunkTask) -> Array:
         CorruptChunkError: The bytes are damaged or cut off.
         UnsupportedError: A filter that cannot be undone here.
     """
-    return _wanted(_decoded(raw, task.size, _decoder(task, task.nbytes), task), task)
+    _check_size(raw, task.size, task)
+    try:
+        return _wanted(_decoder(task, task.nbytes)(raw), task)
+    except CorruptChunkError as error:
+        raise CorruptChunkError(f"{task.describe()}: {error}") from error
 
 
 def decode_pieces(raw: Sequence[Buffer], task: ChunkTask) -> Array:
@@ -66,28 +70,28 @@ def decode_pieces(raw: Sequence[Buffer], task: ChunkTask) -> Array:
     pieces = task.pieces or ()
     # An array that may be written to: missing values are then replaced in place.
     decoded = np.empty((len(pieces), task.nbytes // len(pieces)), np.uint8)
-    undo = _decoder(task, decoded.shape[1])
+    decoder = _decoder(task, decoded.shape[1])
     for i, (one, (_, size)) in enumerate(zip(raw, pieces, strict=True)):
-        decoded[i] = np.frombuffer(_decoded(one, size, undo, task, i), np.uint8)
+        _check_size(one, size, task, i)
+        try:
+            decoder.into(one, decoded[i])
+        except CorruptChunkError as error:
+            raise CorruptChunkError(f"{task.describe(i)}: {error}") from error
     return _wanted(decoded.data, task)
 
 
-def _decoder(task: ChunkTask, nbytes: int) -> Callable[[Buffer], Buffer]:
+def _decoder(task: ChunkTask, nbytes: int) -> Decoder:
     """Return what decodes the stored chunks of a task, each of `nbytes` bytes when decoded."""
     try:
-        return decoder(task.codecs, nbytes)
+        return Decoder(task.codecs, nbytes)
     except UnsupportedError as error:
         raise UnsupportedError(f"{task.describe()}: {error}") from error
 
 
-def _decoded(raw: Buffer, size: int, undo: Callable[[Buffer], Buffer], task: ChunkTask, piece: int = 0) -> Buffer:
-    """Return the decoded bytes of a chunk of `size` bytes as stored."""
+def _check_size(raw: Buffer, size: int, task: ChunkTask, piece: int = 0) -> None:
+    """Refuse a chunk that is not as long as it is stored."""
     if len(raw) != size:
         raise CorruptChunkError(f"{task.describe(piece)}: the file ends after {len(raw)} bytes of it; it is cut off")
-    try:
-        return undo(raw)
-    except (CorruptChunkError, UnsupportedError) as error:
-        raise type(error)(f"{task.describe(piece)}: {error}") from error
 
 
 def _wanted(decoded: Buffer, task: ChunkTask) -> Array:
