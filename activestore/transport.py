@@ -217,9 +217,11 @@ class _Connections:
         with self._lock:
             connections = list(self._open)
         for connection in connections:
-            if connection.sock is not None:
+            # Looked up once: the thread that it belongs to may close it at any moment.
+            connected = connection.sock
+            if connected is not None:
                 with suppress(OSError):  # it may be closed by now
-                    connection.sock.shutdown(socket.SHUT_RDWR)
+                    connected.shutdown(socket.SHUT_RDWR)
 
 
 def _pools_that_register(live: _Connections, peer_allowed: Callable[[str], None] | None) -> dict[str, type[HTTPConnectionPool]]:
