@@ -1,6 +1,7 @@
 """Profiles for hypothesis, and small files that many tests share."""
 
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import count
@@ -29,6 +30,9 @@ for _name in [
 ]:
     del os.environ[_name]
 os.environ["ACTIVESTORE_CONFIG"] = os.devnull
+# What a shell starts in the background ignores Ctrl-C, and so does all that it starts; some tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 _cache_numbers = count()
 
 
