@@ -34,7 +34,7 @@ from activestore.display import chunk_grid_svg, page
 from activestore.errors import ConfigurationError, CorruptChunkError, FallbackWarning, JoinError, ReductionError
 from activestore.explanation import Explanation, explain
 from activestore.named_reductions import Axis, NamedReductions
-from activestore.opening import check_name, open_variable, opened_backends
+from activestore.opening import check_name, open_variable, opened_backends, settings_of
 from activestore.parts import METADATA_READS, Part, Parts, join, join_parts, reads_at_once
 from activestore.result import Report, Result
 from activestore.series import Addresses, files_of, is_local
@@ -133,6 +133,30 @@ class Active(NamedReductions):
         if dim is not None:
             normalize_axes(dim, self._parts.variable.dims)
         self._selection = self._parts.whole
+
+    @classmethod
+    def of(cls, source: Source, variable: Variable, **options: Any) -> Self:
+        """Return a variable whose metadata have been read already, as `read_variable` gives them.
+
+        Parameters:
+            source: Where they were read from.
+            variable: The variable.
+            **options: Options as above: `backend`, `workers`, …
+
+        Raises:
+            ConfigurationError: An option is not understood.
+
+        Examples:
+            >>> from activestore.core.metadata import read_variable
+            >>> from activestore.source import open_source
+            >>> source = open_source("docs/tas.nc")
+            >>> Active.of(source, read_variable(source, "tas"), workers=1).count()
+            np.int64(15480)
+        """
+        made = object.__new__(cls)
+        made._parts = Parts.single(source, variable, settings_of(source, options))
+        made._selection = made._parts.whole
+        return made
 
     def with_options(
         self,

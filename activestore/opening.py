@@ -15,7 +15,7 @@ from activestore.plugins import default_plugins
 from activestore.series import Address
 from activestore.source import Source, open_source
 
-__all__ = ["check_name", "open_address", "open_variable", "opened_backends"]
+__all__ = ["check_name", "open_address", "open_variable", "opened_backends", "settings_of"]
 
 
 def open_address(address: str, given: Mapping[str, object]) -> tuple[Settings, Source]:
@@ -35,9 +35,19 @@ def open_variable(source: Address, variable: str, given: Mapping[str, object]) -
     if isinstance(source, (str, bytes, os.PathLike)):
         settings, opened = open_address(os.fsdecode(source), given)
     else:
-        settings, opened = resolve(source.uri, given)[0], source
-        check_name(settings.backend, settings.origins["backend"])
+        settings, opened = settings_of(source, given), source
     return Parts.single(opened, read_variable(opened, variable), settings)
+
+
+def settings_of(source: Source, given: Mapping[str, object]) -> Settings:
+    """Return how runs on a source that is open are carried out; `given` are the options that the user gave.
+
+    Raises:
+        ConfigurationError: An option is not understood, or no backend has the name.
+    """
+    settings = resolve(source.uri, given)[0]
+    check_name(settings.backend, settings.origins["backend"])
+    return settings
 
 
 def check_name(backend: str | Backend, origin: str = "") -> None:

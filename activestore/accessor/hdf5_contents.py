@@ -40,6 +40,8 @@ class Described:
     """How it is stored."""
     values: npt.NDArray[Any] | None
     """The values before decoding, where they are known already."""
+    outline: Outline
+    """What the file tells of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def _described(outline: Outline, uri: str) -> Described:
     else:
         encoding |= {"contiguous": True, "chunksizes": None}
     encoding |= _filters(dict(outline.filters)) | {"source": uri, "original_shape": outline.shape}
-    return Described(outline.dims, outline.shape, dtype, _attributes(outline.attrs), encoding, outline.values)
+    return Described(outline.dims, outline.shape, dtype, _attributes(outline.attrs), encoding, outline.values, outline)
 
 
 def _filters(filters: Mapping[int, tuple[int, ...]]) -> dict[str, Any]:  # Any: xarray's own

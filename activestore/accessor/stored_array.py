@@ -13,6 +13,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from activestore.active import Active
+from activestore.core.hdf5_group import Outline, outlined_variable
 from activestore.core.missing import Missing
 from activestore.source import Source
 
@@ -28,9 +29,10 @@ class StoredFile:
     options: Mapping[str, Any] = field(repr=False)  # Any: keyword arguments of many types
     """Keyword arguments of `Active`."""
 
-    def active(self, name: str) -> Active:
-        """Return the variable `name`."""
-        return Active(self.source, name, **self.options)
+    def active(self, name: str, outline: Outline | None = None) -> Active:
+        """Return the variable `name`; what is known of it already is not read again."""
+        known = None if outline is None else outlined_variable(outline, self.source, name)
+        return Active(self.source, name, **self.options) if known is None else Active.of(self.source, known, **self.options)
 
 
 class StoredArray(BackendArray):
@@ -39,9 +41,18 @@ class StoredArray(BackendArray):
     No file is held open, and it may be pickled; it is opened, by the variable's name, when numbers are first asked for.
     """
 
-    def __init__(self, file: StoredFile, name: str, *, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        """Stand for the variable `name` of `file`, whose shape and type are known."""
+    def __init__(
+        self,
+        file: StoredFile,
+        name: str,
+        *,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        outline: Outline | None = None,
+    ) -> None:
+        """Stand for the variable `name` of `file`, whose shape and type are known, and more if there is an `outline`."""
         self.file, self.name = file, name
+        self._outline = outline
         self.shape, self.dtype = shape, dtype
         self._active: Active | None = None
         self._lock = threading.Lock()
@@ -56,7 +67,7 @@ class StoredArray(BackendArray):
         """Return the variable as `Active` opens it, with netCDF4-python's rules."""
         with self._lock:
             if self._active is None:
-                self._active = self.file.active(self.name)
+                self._active = self.file.active(self.name, self._outline)
             return self._active
 
     def stored(self) -> Active:

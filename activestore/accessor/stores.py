@@ -170,7 +170,8 @@ def _variable(file: StoredFile, group: str | None, name: str, variable: xr.Varia
     full = f"{group.strip('/')}/{name}" if group and group.strip("/") else name
     data: BackendArray
     if variable.dtype.kind in "iuf" and variable.dtype.itemsize <= 8 and "enum" not in (variable.dtype.metadata or {}):
-        data = StoredArray(file, full, shape=variable.shape, dtype=np.dtype(variable.dtype.str))
+        outline = variable.outline if isinstance(variable, Described) else None
+        data = StoredArray(file, full, shape=variable.shape, dtype=np.dtype(variable.dtype.str), outline=outline)
     else:
         data = _ThroughXarray(file, group, name, shape=variable.shape, dtype=variable.dtype)
     return xr.Variable(variable.dims, indexing.LazilyIndexedArray(data), variable.attrs, encoding, fastpath=True)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from h5py import h5, h5a, h5p, h5t
 
-__all__ = ["HIDDEN", "Text", "Value", "attribute_sizes", "number_dtype", "read_attribute"]
+__all__ = ["HIDDEN", "Text", "Value", "attribute_sizes", "number_dtype", "plain_value", "read_attribute"]
 
 HIDDEN = frozenset(
     {
@@ -92,6 +92,32 @@ def read_attribute(owner: Any, name: bytes, size: int) -> Value | None:  # Any: 
     if stored.ends_at_zero:
         items = [item.partition(b"\0")[0] for item in items]
     return Text(tuple(items), shape, length, stored.encoding)
+
+
+def plain_value(value: Any) -> object:  # Any: h5py gives whatever the file holds
+    """Return a value that can be pickled, as netCDF4-python has it: text decoded, numbers in native byte order."""
+    if isinstance(value, Text):
+        errors = "surrogateescape" if value.length is None else "replace"
+        texts = [item.decode("utf-8", errors) for item in value.items]
+        return "" if value.shape is None else texts[0] if len(texts) == 1 else texts
+    if isinstance(value, h5py.Empty):
+        return "" if value.dtype.kind in "SUO" else np.zeros(0, value.dtype.newbyteorder("="))
+    if not isinstance(value, np.ndarray):
+        return _item(value)
+    if value.dtype.hasobject or value.dtype.kind == "S":
+        items = [_item(item) for item in value.ravel().tolist()]
+        return items[0] if len(items) == 1 else items
+    native = value.astype(value.dtype.newbyteorder("="), copy=False)
+    return native.reshape(-1)[0] if native.size == 1 else native
+
+
+def _item(value: Any) -> object:  # Any: h5py gives whatever the file holds
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, (h5py.Reference, h5py.RegionReference)):
+        return "<reference>"
+    record = value.item() if isinstance(value, np.void) and value.dtype.names else value
+    return tuple(_item(item) for item in record) if isinstance(record, tuple) else record
 
 
 def number_dtype(stored: Any) -> np.dtype[Any] | None:  # Any: h5py's low level is untyped

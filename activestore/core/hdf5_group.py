@@ -16,17 +16,20 @@ import numpy as np
 import numpy.typing as npt
 from h5py import h5, h5d, h5ds, h5g, h5p, h5r, h5s, h5t
 
-from activestore.core.hdf5 import DAMAGE, open_hdf5
-from activestore.core.hdf5_attributes import HIDDEN, Text, Value, attribute_sizes, number_dtype, read_attribute
+from activestore.core.hdf5 import DAMAGE, damage_named, open_hdf5
+from activestore.core.hdf5_attributes import HIDDEN, Text, Value, attribute_sizes, number_dtype, plain_value, read_attribute
 from activestore.core.hdf5_scales import DIMENSION_ONLY, NOT_COORDINATE, attached_scales, longest_attached
-from activestore.core.variable import ReadableSource
+from activestore.core.hdf5_storage import Storage, read_storage, read_user_block, tree_table, variable_of
+from activestore.core.variable import ReadableSource, Variable
 
-__all__ = ["Group", "Outline", "read_group"]
+__all__ = ["Group", "Outline", "outlined_variable", "read_group"]
 _POINTER = 16
 """Bytes that a text of varying length takes among the attributes."""
 
 _MOST_EAGER = 1 << 20
 """Bytes of a coordinate that is read together with the metadata."""
+_WIDEST = 8
+"""Bytes of the widest numbers that are reduced."""
 _PLUGINS = 256
 """Filters from this number on are not HDF5's own."""
 
@@ -50,6 +53,8 @@ class Outline:
     values: npt.NDArray[Any] | None
     """The stored numbers of the coordinate of a dimension, which are always asked for; None of all others, of large ones, and
     where every read waits for a network."""
+    storage: Storage | None
+    """How its numbers are stored, where they are in chunks and not among `values`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,30 @@ class Group:
     """Lengths of the dimensions that the group defines."""
     unlimited: frozenset[str]
     """Which of them can grow."""
+
+
+def outlined_variable(outline: Outline, source: ReadableSource, name: str) -> Variable | None:
+    """Return the variable that was outlined, read without the HDF5 library; None where only that finds its numbers.
+
+    Of attributes it has those that the outline has.
+
+    Parameters:
+        outline: What `read_group` found of it.
+        source: The file that it was found in.
+        name: Its full name.
+
+    Raises:
+        SourceError: Its chunk index is damaged, or the file has changed.
+        UnsupportedError: Its chunks are larger than any reader accepts.
+    """
+    if outline.storage is None:
+        return None
+    with source.metadata() as kept, damage_named(source.uri, f"the metadata of {name!r}"):
+        table = tree_table(outline.storage, kept, outline.shape)
+        if table is None:
+            return None
+        attrs = {key: plain_value(value) for key, value in outline.attrs.items()}
+        return variable_of(outline.storage, kept, name, dims=outline.dims, shape=outline.shape, attrs=attrs, table=table)
 
 
 class _UncertainError(Exception):
@@ -133,6 +162,7 @@ def _group(
     }
     dims = _Dimensions(file, nodes, above)
     variables: dict[str, Outline] = {}
+    user_block = read_user_block(file)
     for place, node in nodes.items():
         name = node.name.replace(NOT_COORDINATE, "")
         if node.is_scale and name != node.name:
@@ -141,7 +171,7 @@ def _group(
             if name in variables:
                 raise _UncertainError
             along = [(dims.scale(scale), dims.lengths[scale]) for scale in dims.along[place]]
-            variables[name] = _outline(node, along, eager=eager, wanted=wanted)
+            variables[name] = _outline(node, along, user_block, eager=eager, wanted=wanted)
     scales = {place: node for place, node in nodes.items() if node.is_scale}
     return Group(
         attrs=_attrs(at, attribute_sizes(at, creation), None) if wanted is None else {},
@@ -201,8 +231,10 @@ def _attrs(
     return found
 
 
-def _outline(node: _Node, scales: list[tuple[_Node, int]], *, eager: bool, wanted: frozenset[bytes] | None) -> Outline:
-    """Return a variable whose dimensions have these scales and lengths."""
+def _outline(
+    node: _Node, scales: list[tuple[_Node, int]], user_block: int | None, *, eager: bool, wanted: frozenset[bytes] | None
+) -> Outline:
+    """Return a variable whose dimensions have these scales and lengths, in a file with this user block."""
     if len(scales) != len(node.shape):
         raise _UncertainError
     for stored, (scale, length) in zip(node.shape, scales, strict=True):
@@ -216,14 +248,18 @@ def _outline(node: _Node, scales: list[tuple[_Node, int]], *, eager: bool, wante
     filters = [creation.get_filter(i) for i in range(creation.get_nfilters())]
     is_coordinate = len(scales) == 1 and scales[0][0] is node and node.shape == (scales[0][1],)
     plain = dtype.kind in "iuf" and all(code < _PLUGINS for code, *_ in filters)
+    values = _values(node, dtype) if eager and is_coordinate and plain else None
+    is_chunked = creation.get_layout() == h5d.CHUNKED
+    numbers = is_chunked and values is None and dtype.kind in "iuf" and dtype.itemsize <= _WIDEST
     return Outline(
         dims=tuple(scale.name for scale, _ in scales),
         shape=tuple(length for _, length in scales),
         dtype=dtype,
         attrs=_attrs(node.id, node.sizes, wanted),
-        chunks=creation.get_chunk() if creation.get_layout() == h5d.CHUNKED else None,
+        chunks=creation.get_chunk() if is_chunked else None,
         filters=tuple((code, tuple(settings)) for code, _, settings, _ in filters),
-        values=_values(node, dtype) if eager and is_coordinate and plain else None,
+        values=values,
+        storage=read_storage(node.id, creation, np.dtype(dtype.str), user_block) if numbers else None,
     )
 
 

@@ -1,14 +1,23 @@
-"""The outline of a group, read in one pass."""
+"""The outline of a group, read in one pass, and the variables that are made of it."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
 
 import h5py
 import netCDF4
 import numpy as np
 import pytest
+from hypothesis import given
 
 from activestore.core.hdf5_attributes import Text
-from activestore.core.hdf5_group import read_group
+from activestore.core.hdf5_group import outlined_variable, read_group
+from activestore.core.hdf5_index import btree_address
+from activestore.core.metadata import is_classic, read_variable
 from activestore.errors import SourceError
 from activestore.source import open_source
+from tests.corpus import corpus_files, file_id
+from tests.generated import recipes, write
 
 
 @pytest.fixture
@@ -79,3 +88,72 @@ def test_damaged_headers(path):
         damaged[low + (high << 32) + position] ^= int(rng.integers(1, 256))
         path.write_bytes(damaged)
         assert read_group(open_source(path)) is None
+
+
+def same_variables(path):
+    """Check that what is made of outlines is what is read by name, and return how many were made."""
+    source, made = open_source(path), 0
+    group = None if is_classic(source) else read_group(source)
+    for name, outline in {} if group is None else group.variables.items():
+        one = outlined_variable(outline, source, name)
+        if one is None:
+            continue
+        other = read_variable(source, name)
+        for field in dataclasses.fields(one):
+            if field.name != "table":
+                assert repr(getattr(one, field.name)) == repr(getattr(other, field.name)), (name, field.name)
+        for field in dataclasses.fields(one.table):
+            np.testing.assert_array_equal(getattr(one.table, field.name), getattr(other.table, field.name))
+        made += 1
+    return made
+
+
+@pytest.mark.parametrize("path", corpus_files(), ids=file_id)
+def test_variables_of_real_files(path):
+    made = same_variables(path)
+    with h5py.File(path) if h5py.is_hdf5(path) else pytest.skip("is no HDF5 file") as file:
+        wide = [node for node in file.values() if node.ndim > 1 and node.chunks and node.dtype.kind in "iuf"]
+    assert made >= len(wide)
+
+
+@given(recipes(("netCDF-4",)))
+def test_variables_of_any_file(recipe):
+    with tempfile.TemporaryDirectory() as folder:
+        write(recipe, Path(folder) / "x.nc")
+        same_variables(Path(folder) / "x.nc")
+
+
+def test_what_only_the_library_finds(tmp_path):
+    with netCDF4.Dataset(tmp_path / "a.nc", "w") as file:
+        file.createDimension("x", 6)
+        for name, layout in [("chunked", {"chunksizes": (4,)}), ("contiguous", {"contiguous": True}), ("text", {})]:
+            file.createVariable(name, "S1" if name == "text" else "i2", ("x",), **layout)
+    source = open_source(tmp_path / "a.nc")
+    outlines = read_group(source).variables
+    made = {name for name, outline in outlines.items() if outlined_variable(outline, source, name) is not None}
+    assert made == {"chunked"}
+
+
+def test_an_index_that_is_elsewhere(path):
+    source = open_source(path)
+    outline = read_group(source).variables["time_bnds"]
+    for address in (source.size - 8, source.size + 1000, 0):
+        storage = dataclasses.replace(outline.storage, address=address)
+        assert outlined_variable(dataclasses.replace(outline, storage=storage), source, "time_bnds") is None
+
+
+def test_an_index_that_is_damaged(path):
+    source = open_source(path)
+    outline = read_group(source).variables["time_bnds"]
+    root = btree_address(source, outline.storage.address, base=0)
+    whole = bytearray(path.read_bytes())
+    whole[root : root + 4] = b"EERT"
+    path.write_bytes(whole)
+    with pytest.raises(SourceError, match="damaged"):
+        outlined_variable(outline, open_source(path), "time_bnds")
+
+
+def test_only_some_attributes(path):
+    source = open_source(path)
+    outline = read_group(source, only=("units",)).variables["time"]
+    assert outlined_variable(outline, source, "time").attrs == {"units": "days since 2000-01-01"}
