@@ -14,6 +14,8 @@ from activestore.errors import SelectionError
 
 __all__ = ["Grouping", "group_labels", "group_periods", "group_windows"]
 
+_FEW = 24
+"""Groups that xarray reduces one by one in no time."""
 _OF_XARRAY = (AttributeError, KeyError, TypeError, ValueError)
 """What xarray raises where it cannot make groups."""
 
@@ -79,8 +81,10 @@ def _grouping(array: xr.DataArray, dim: Hashable, regroup: Callable[[xr.DataArra
     try:
         grouped = regroup(positions)
         # The least position of each group, in the order of the result, tells which of xarray's groups it is.
-        least = np.asarray(grouped.min().values, np.float64)
         groups = [positions.values[members] for members in grouped.groups.values()]
+        # Of few groups, xarray alone finds it sooner than flox is imported.
+        found = grouped.reduce(np.min) if len(groups) <= _FEW else grouped.min()
+        least = np.asarray(found.values, np.float64)
     except _OF_XARRAY as error:
         raise SelectionError(f"xarray cannot make these groups, or cannot tell whose they are: {error}") from error
     owner = {int(position): number for number, position in enumerate(least.tolist()) if position == position}

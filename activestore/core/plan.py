@@ -25,8 +25,14 @@ __all__ = ["Plan", "ReductionRequest", "Tally", "grouped_axes", "normalize_axes"
 
 _BATCH = 4096
 """Chunks looked up at a time while tasks are made."""
-_JOINED_BYTES, _JOINED_CHUNKS = 1 << 20, 4096
-"""Decoded bytes, and chunks, of a task that joins small chunks."""
+_JOINED_CHUNKS = 4096
+"""Chunks of a task that joins small ones, at most."""
+_JOINED_BYTES = 1 << 20
+"""Decoded bytes of such a task; more where there is much to do."""
+_JOINED_MORE = 16
+"""How many of the largest chunks that are joined a task may have then: its own cost is shared by so many."""
+_JOINED_PARTS = 8
+"""How many tasks a file is still cut into then, so that there is work for several."""
 _SMALL_PIECE = 16 << 10
 """Bytes up to which pieces of a contiguous variable are read whole, several at a time."""
 _SMALL_READ = 64 << 10
@@ -193,7 +199,10 @@ class Plan:
         all_written = len(table) == table.grid[0] and variable.extent == variable.shape
         whole = not variable.clipped or variable.chunk_shape[0] == 1
         raw = table.placed and table.inline is None and decodable(variable.codecs) and not table.filter_mask.any()
-        return min(_JOINED_CHUNKS, _JOINED_BYTES // nbytes) if in_a_row and all_written and whole and raw else 1
+        if not (in_a_row and all_written and whole and raw):
+            return 1
+        most = max(_JOINED_BYTES, min(_JOINED_MORE * joined, len(self) * nbytes // _JOINED_PARTS))
+        return min(_JOINED_CHUNKS, most // nbytes)
 
     def _joined_tasks(self, count: int) -> Iterator[ChunkTask]:
         """Yield tasks of up to `count` chunks each."""
