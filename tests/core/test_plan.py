@@ -96,6 +96,19 @@ def test_large_chunks_are_tasks_of_their_own(chunked):
     assert all(task.pieces is None for task in chunked.plan("sum").tasks(joined=16 << 10))
 
 
+@pytest.mark.parametrize(("chunks", "most"), [(20, 16), (100, 16), (256, 32), (480, 60), (2000, 64)])
+def test_many_small_chunks_make_larger_tasks(tmp_path, chunks, most):
+    """Of 64 KiB each: tasks have 1 MiB, or an eighth of all there is up to 4 MiB."""
+    numbers = np.random.default_rng(4).normal(size=(chunks, 4)).astype("f4").repeat(4096, 1)
+    with h5py.File(tmp_path / "a.nc", "w") as file:
+        file.create_dataset("x", data=numbers, chunks=(1, 1 << 14), compression="gzip", compression_opts=1)
+    active = Active(tmp_path / "a.nc", "x")
+    tasks = list(active.plan("sum").tasks(joined=256 << 10))
+    assert [task.chunks for task in tasks] == [most] * (chunks // most) + [chunks % most] * (chunks % most > 0)
+    assert active[:, ::4096].max() == numbers.max()
+    np.testing.assert_allclose(active.mean(), numbers.mean(dtype="f8"), rtol=1e-12)
+
+
 def test_unwritten_chunks_need_no_read(chunked):
     tally = chunked.plan("sum").tally()
     assert (tally.chunks, tally.unwritten) == (16, 8)
