@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bz2
 import ctypes
+import importlib
 import importlib.util
 import lzma
 import math
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -132,6 +134,10 @@ def decode(raw: Buffer, codecs: tuple[Codec, ...], nbytes: int) -> Buffer:
     return Decoder(codecs, nbytes)(raw)
 
 
+_Write = Callable[[Buffer, npt.NDArray[np.uint8]], None]
+"""Undoes a codec and writes the bytes to an array."""
+
+
 class Decoder:
     """Decodes chunks as `decode` does, many that have the same codecs and size."""
 
@@ -143,11 +149,11 @@ class Decoder:
         """
         self._nbytes = nbytes
         self._steps = self._before = _steps(codecs, nbytes)
-        self._last: Callable[[Buffer, npt.NDArray[np.uint8]], None] = _copied
-        direct = _DECODERS[codecs[0].id].decode_into if codecs else None
-        if direct is not None:
+        self._last: _Write = _copied
+        writer = _DECODERS[codecs[0].id].writer if codecs else None
+        if writer is not None:
             # The step that comes last writes to where the chunk belongs, and spares a copy.
-            self._before, self._last = self._steps[:-1], partial(direct, codecs[0])
+            self._before, self._last = self._steps[:-1], writer(codecs[0], nbytes)
 
     def __call__(self, raw: Buffer) -> Buffer:
         """Return the decoded bytes.
@@ -266,8 +272,8 @@ class _Decoder:
     """Whether it changes the size; the size before a second such codec is not known."""
     stored: Callable[[Codec, int], int] = lambda _, nbytes: nbytes
     """How many bytes it makes of so many, where that is known."""
-    decode_into: Callable[[Codec, Buffer, npt.NDArray[np.uint8]], None] | None = None
-    """The same, written to an array of the same size; only of what does not change the size, and cannot fail."""
+    writer: Callable[[Codec, int], _Write] | None = None
+    """Returns what writes so many bytes to an array; only of what does not change the size, and cannot fail."""
 
     def available(self) -> bool:
         """Return whether the module that it needs is installed."""
@@ -284,30 +290,33 @@ _ZLIB, _GZIP = 15, 31
 
 
 def _inflate(raw: Buffer, codec: Codec, size: int) -> Buffer:
-    if _installed("deflate"):
-        # libdeflate, 4 times as fast as zlib and outside the GIL; it needs to know the size.
-        import deflate
+    deflate = _libdeflate()
+    if deflate is None:
+        return _inflate_up_to(_ZLIB, raw, size)
+    try:
+        inflated: Buffer = deflate.zlib_decompress(raw, size)
+    except deflate.DeflateError as error:
+        raise ValueError(str(error) or "the compressed data are damaged") from error
+    return inflated
 
-        try:
-            inflated: Buffer = deflate.zlib_decompress(raw, size)
-        except deflate.DeflateError as error:
-            raise ValueError(str(error) or "the compressed data are damaged") from error
-        return inflated
-    return _inflate_up_to(_ZLIB, raw, size)
+
+@cache
+def _libdeflate() -> Any:  # Any: the module is untyped
+    """Return libdeflate, 4 times as fast as zlib and outside the GIL, where it is installed; it needs to know the size."""
+    return importlib.import_module("deflate") if _installed("deflate") else None
 
 
 def _gunzip(raw: Buffer, codec: Codec, size: int) -> Buffer:
     """Undo the first member of a gzip file; what follows it is not read."""
-    # Without a size, the module believes what the last bytes say.
-    if size > 0 and _installed("deflate"):
-        import deflate
-
-        try:
-            inflated: Buffer = deflate.gzip_decompress(raw, size)
-        except deflate.DeflateError as error:
-            raise ValueError(str(error) or "the compressed data are damaged") from error
-        return inflated
-    return _inflate_up_to(_GZIP, raw, size)
+    deflate = _libdeflate()
+    # Without a size, it believes what the last bytes say.
+    if deflate is None or size == 0:
+        return _inflate_up_to(_GZIP, raw, size)
+    try:
+        inflated: Buffer = deflate.gzip_decompress(raw, size)
+    except deflate.DeflateError as error:
+        raise ValueError(str(error) or "the compressed data are damaged") from error
+    return inflated
 
 
 def _inflate_up_to(kind: int, raw: Buffer, most: int) -> Buffer:
@@ -328,32 +337,35 @@ def _bunzip(raw: Buffer, codec: Codec, size: int) -> Buffer:
 
 
 def _unshuffle(raw: Buffer, codec: Codec, size: int) -> Buffer:
-    if _width(codec) <= 1:
-        return raw
     out = np.empty(len(raw), np.uint8)
-    _unshuffle_into(codec, raw, out)
+    _unshuffler(codec, len(raw))(raw, out)
     return out.data
 
 
-def _unshuffle_into(codec: Codec, raw: Buffer, out: npt.NDArray[np.uint8]) -> None:
-    width = _width(codec)
-    count = len(raw) // width
-    whole = count * width
-    fast = _blosc2_unshuffle()
-    if fast is not None and 0 < whole < 1 << 31:
+def _unshuffler(codec: Codec, nbytes: int) -> _Write:
+    """Return what undoes the shuffle of `nbytes` bytes."""
+    width = max(1, codec.values[0]) if codec.values else 1
+    count, fast = nbytes // width, _blosc2_unshuffle()
+    if fast is None or width == 1 or nbytes % width or not 0 < nbytes < 1 << 31:
+        return partial(_unshuffle_slowly, width, count)
+
+    def unshuffle(raw: Buffer, out: npt.NDArray[np.uint8]) -> None:
         # ctypes finds an address in a third of NumPy's time, but only of what may be written to.
-        source = bytearray(raw) if memoryview(raw).readonly else raw
-        fast(width, whole, _Byte.from_buffer(source), _Byte.from_buffer(out.data))
-    else:
-        shuffled, values = np.frombuffer(raw, np.uint8), out[:whole].reshape(count, width)
-        for byte in range(width):
-            values[:, byte] = shuffled[byte * count : (byte + 1) * count]
-    if whole < len(raw):
-        out[whole:] = np.frombuffer(raw, np.uint8)[whole:]
+        try:
+            first = _Byte.from_buffer(raw)
+        except TypeError:
+            first = _Byte.from_buffer(bytearray(raw))
+        fast(width, nbytes, first, _Byte.from_buffer(out.data))
+
+    return unshuffle
 
 
-def _width(codec: Codec) -> int:
-    return max(1, codec.values[0]) if codec.values else 1
+def _unshuffle_slowly(width: int, count: int, raw: Buffer, out: npt.NDArray[np.uint8]) -> None:
+    shuffled, whole = np.frombuffer(raw, np.uint8), count * width
+    values = out[:whole].reshape(count, width)
+    for byte in range(width):
+        values[:, byte] = shuffled[byte * count : (byte + 1) * count]
+    out[whole:] = shuffled[whole:]
 
 
 _Byte = ctypes.c_ubyte
@@ -528,7 +540,7 @@ def _checksum(name: str) -> _Decoder:
 _DECODERS = {
     "zlib": _Decoder(_inflate),
     "bzip2": _Decoder(_bunzip),
-    "shuffle": _Decoder(_unshuffle, compresses=False, decode_into=_unshuffle_into),
+    "shuffle": _Decoder(_unshuffle, compresses=False, writer=_unshuffler),
     "fletcher32": _Decoder(_verify_fletcher32, needs="numcodecs", compresses=False, stored=_with_checksum),
     "zstd": _Decoder(_unzstd, needs="numcodecs"),
     "lz4": _Decoder(_unlz4, needs="numcodecs"),

@@ -21,7 +21,7 @@ import pytest
 
 from activestore import Active
 from activestore.core import codecs
-from activestore.core.codecs import Codec, decodable, decode, decoder_names, hdf5_codec, present
+from activestore.core.codecs import Codec, Decoder, decodable, decode, decoder_names, hdf5_codec, present
 from activestore.errors import CorruptChunkError, UnsupportedError
 from tests.generated import HDF5_FILTERS
 
@@ -66,8 +66,7 @@ def decoded(name: str, raw: bytes, size: int = len(DATA)) -> bytes:
 @pytest.fixture
 def without_deflate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without libdeflate, as where nothing but the standard library and NumPy is installed."""
-    installed = codecs._installed
-    monkeypatch.setattr(codecs, "_installed", lambda module: module != "deflate" and installed(module))
+    monkeypatch.setattr(codecs, "_libdeflate", lambda: None)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -137,7 +136,28 @@ def test_unshuffle(width: int, size: int, vectorised: bool, monkeypatch: pytest.
     data = np.random.default_rng(0).bytes(size)
     whole = size // width * width
     shuffled = np.frombuffer(data[:whole], np.uint8).reshape(-1, width).T.tobytes() + data[whole:]
-    assert bytes(decode(shuffled, (Codec("shuffle", 2, (width,)),), size)) == data
+    pipeline = (Codec("shuffle", 2, (width,)),)
+    assert bytes(decode(shuffled, pipeline, size)) == data
+    rows = np.zeros((3, size), np.uint8)
+    for row, raw in zip(rows, (shuffled, bytearray(shuffled), memoryview(shuffled)), strict=True):
+        Decoder(pipeline, size).into(raw, row)
+    assert rows.tobytes() == 3 * data
+
+
+@pytest.mark.parametrize("names", [(), ("zlib",), ("shuffle",), ("shuffle", "zlib"), ("zlib", "fletcher32"), ("fletcher32",)])
+def test_decoding_into_an_array(names: tuple[str, ...]) -> None:
+    encoders = ENCODERS | {"shuffle": lambda data: np.frombuffer(data, np.uint8).reshape(-1, 4).T.tobytes()}
+    raw = DATA
+    for name in names:
+        raw = encoders[name](raw)
+    pipeline = tuple(Codec(name, IDS[name], (4,) if name == "shuffle" else ()) for name in names)
+    decoder, rows = Decoder(pipeline, len(DATA)), np.zeros((2, len(DATA)), np.uint8)
+    decoder.into(raw, rows[1])
+    assert (bytes(rows[0]), bytes(rows[1])) == (bytes(len(DATA)), DATA)
+    for damaged in (raw[:-1], raw[: len(raw) // 2], b""):
+        with pytest.raises(CorruptChunkError):
+            decoder.into(damaged, rows[0])
+    assert bytes(rows[0]) == bytes(len(DATA)), "nothing is written of what is damaged"
 
 
 def test_a_checksum_before_and_behind_a_compressor() -> None:
