@@ -346,7 +346,9 @@ def _unshuffler(codec: Codec, nbytes: int) -> _Write:
     """Return what undoes the shuffle of `nbytes` bytes."""
     width = max(1, codec.values[0]) if codec.values else 1
     count, fast = nbytes // width, _blosc2_unshuffle()
-    if fast is None or width == 1 or nbytes % width or not 0 < nbytes < 1 << 31:
+    if width == 1 or count == 0:
+        return _copied
+    if fast is None or width > _WIDEST_OF_BLOSC2 or nbytes % width or nbytes >= 1 << 31:
         return partial(_unshuffle_slowly, width, count)
 
     def unshuffle(raw: Buffer, out: npt.NDArray[np.uint8]) -> None:
@@ -362,12 +364,13 @@ def _unshuffler(codec: Codec, nbytes: int) -> _Write:
 
 def _unshuffle_slowly(width: int, count: int, raw: Buffer, out: npt.NDArray[np.uint8]) -> None:
     shuffled, whole = np.frombuffer(raw, np.uint8), count * width
-    values = out[:whole].reshape(count, width)
-    for byte in range(width):
-        values[:, byte] = shuffled[byte * count : (byte + 1) * count]
+    # In one step: a damaged file may claim numbers of very many bytes.
+    out[:whole].reshape(count, width)[...] = shuffled[:whole].reshape(width, count).T
     out[whole:] = shuffled[whole:]
 
 
+_WIDEST_OF_BLOSC2 = 255
+"""Bytes of a number up to which its library unshuffles; of wider ones it writes nothing."""
 _Byte = ctypes.c_ubyte
 """The first byte of a buffer, for C functions."""
 

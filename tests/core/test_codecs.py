@@ -127,8 +127,8 @@ def test_a_block_of_lz4_that_decodes_to_less_is_corrupt() -> None:
         decoded("lz4", raw, 64)
 
 
-@pytest.mark.parametrize("width", [1, 2, 3, 4, 8, 16])
-@pytest.mark.parametrize("size", [1, 7, 64, 65, 1000])
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 8, 16, 255, 256, 257, 500, 512])
+@pytest.mark.parametrize("size", [1, 7, 64, 65, 1000, 1024])
 @pytest.mark.parametrize("vectorised", [True, False])
 def test_unshuffle(width: int, size: int, vectorised: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not vectorised:
@@ -158,6 +158,13 @@ def test_decoding_into_an_array(names: tuple[str, ...]) -> None:
         with pytest.raises(CorruptChunkError):
             decoder.into(damaged, rows[0])
     assert bytes(rows[0]) == bytes(len(DATA)), "nothing is written of what is damaged"
+
+
+@pytest.mark.parametrize("width", [201, 1 << 32, 1 << 62, (1 << 64) - 1])
+def test_shuffled_numbers_wider_than_the_chunk(width: int) -> None:
+    pipeline, row = (Codec("shuffle", 2, (width,)),), np.zeros(len(DATA), np.uint8)
+    Decoder(pipeline, len(DATA)).into(DATA, row)
+    assert bytes(decode(DATA, pipeline, len(DATA))) == bytes(row) == DATA
 
 
 def test_a_checksum_before_and_behind_a_compressor() -> None:
