@@ -16,7 +16,7 @@ __all__ = ["Grouping", "group_labels", "group_periods", "group_windows"]
 
 _FEW = 24
 """Groups that xarray reduces one by one in no time."""
-_OF_XARRAY = (AttributeError, KeyError, TypeError, ValueError)
+_OF_XARRAY = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 """What xarray raises where it cannot make groups."""
 
 
@@ -83,7 +83,8 @@ def _grouping(array: xr.DataArray, dim: Hashable, regroup: Callable[[xr.DataArra
         # The least position of each group, in the order of the result, tells which of xarray's groups it is.
         groups = [positions.values[members] for members in grouped.groups.values()]
         # Of few groups, xarray alone finds it sooner than flox is imported.
-        found = grouped.reduce(np.min) if len(groups) <= _FEW else grouped.min()
+        is_small = len(groups) <= _FEW and any(map(len, groups))
+        found = grouped.reduce(np.min) if is_small else grouped.min()
         least = np.asarray(found.values, np.float64)
     except _OF_XARRAY as error:
         raise SelectionError(f"xarray cannot make these groups, or cannot tell whose they are: {error}") from error

@@ -217,6 +217,16 @@ def test_periods_without_a_value(name):
         assert_same(found, loaded, lambda one, m=method, p=period: getattr(one.resample(time=p), m)("time"), method)
 
 
+def test_groups_that_are_all_empty(tmp_path):
+    """Of a hundred days, no season is complete."""
+    days = xr.date_range("2001-01-01", periods=100)
+    array = xr.DataArray(np.arange(300.0).reshape(100, 3), coords={"time": days}, dims=("time", "x"), name="v")
+    array.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    found = xr.open_dataset(tmp_path / "a.nc", engine="activestore").v
+    seasons = SeasonResampler(["JJAS", "DJF"])
+    xr.testing.assert_identical(found.active.resample(time=seasons).mean(), found.load().resample(time=seasons).mean())
+
+
 @pytest.mark.parametrize("options", [{"closed": "right"}, {"label": "right"}, {"closed": "right", "label": "right"}])
 def test_options_of_periods(options):
     lazy, loaded = (one.isel(time=slice(0, 400)) for one in opened("daily, gregorian"))
