@@ -145,7 +145,7 @@ def _opened(source: Source, group: str | None) -> Iterator[Any]:  # Any: xarray'
             yield store
     except ActivestoreError:
         raise
-    except (OSError, RuntimeError) as error:
+    except (KeyError, OSError, RuntimeError) as error:
         raise SourceError(f"{source.uri}: the HDF5 library cannot open it ({error}); is it cut off or damaged?") from error
 
 
