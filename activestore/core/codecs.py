@@ -290,11 +290,22 @@ _ZLIB, _GZIP = 15, 31
 
 
 def _inflate(raw: Buffer, codec: Codec, size: int) -> Buffer:
+    return _deflated("zlib_decompress", _ZLIB, raw, size)
+
+
+def _gunzip(raw: Buffer, codec: Codec, size: int) -> Buffer:
+    """Undo the first member of a gzip file; what follows it is not read."""
+    return _deflated("gzip_decompress", _GZIP, raw, size)
+
+
+def _deflated(function: str, kind: int, raw: Buffer, size: int) -> Buffer:
+    """Return what was deflated, by the function of libdeflate where it can be used, else by zlib."""
     deflate = _libdeflate()
-    if deflate is None:
-        return _inflate_up_to(_ZLIB, raw, size)
+    # Without a size, libdeflate believes what the last bytes say.
+    if deflate is None or size == 0:
+        return _inflate_up_to(kind, raw, size)
     try:
-        inflated: Buffer = deflate.zlib_decompress(raw, size)
+        inflated: Buffer = getattr(deflate, function)(raw, size)
     except deflate.DeflateError as error:
         raise ValueError(str(error) or "the compressed data are damaged") from error
     return inflated
@@ -304,19 +315,6 @@ def _inflate(raw: Buffer, codec: Codec, size: int) -> Buffer:
 def _libdeflate() -> Any:  # Any: the module is untyped
     """Return libdeflate, 4 times as fast as zlib and outside the GIL, where it is installed; it needs to know the size."""
     return importlib.import_module("deflate") if _installed("deflate") else None
-
-
-def _gunzip(raw: Buffer, codec: Codec, size: int) -> Buffer:
-    """Undo the first member of a gzip file; what follows it is not read."""
-    deflate = _libdeflate()
-    # Without a size, it believes what the last bytes say.
-    if deflate is None or size == 0:
-        return _inflate_up_to(_GZIP, raw, size)
-    try:
-        inflated: Buffer = deflate.gzip_decompress(raw, size)
-    except deflate.DeflateError as error:
-        raise ValueError(str(error) or "the compressed data are damaged") from error
-    return inflated
 
 
 def _inflate_up_to(kind: int, raw: Buffer, most: int) -> Buffer:
