@@ -6,7 +6,6 @@ import pickle
 import shutil
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import fsspec
@@ -15,11 +14,9 @@ import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
-from kerchunk.hdf import SingleHdf5ToZarr
-from kerchunk.netCDF3 import NetCDF3ToZarr
 
 from activestore import Active
-from activestore.core.metadata import is_classic, variable_names
+from activestore.core.metadata import variable_names
 from activestore.core.objects import ChunkKeys
 from activestore.core.zarr import group_of
 from activestore.errors import CorruptChunkError, SourceError, SourceNotFoundError, UnsupportedError, VariableNotFoundError
@@ -27,8 +24,9 @@ from activestore.object_sources.kerchunk import KerchunkSource
 from activestore.object_sources.references import JsonReferences, is_parquet
 from activestore.object_sources.zarr import ZarrSource
 from activestore.server.settings import ServerSettings
-from activestore.source import LocalSource, open_source
+from activestore.source import open_source
 from tests.corpus import corpus_files, file_id
+from tests.references import references_of
 from tests.server.running import running
 from tests.web_stand_in import WebStandIn
 
@@ -36,13 +34,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # what kerchunk, zarr and fas
 
 X = np.arange(48, dtype="<f4").reshape(6, 8)
 ZARRAY = {"zarr_format": 2, "shape": [6, 8], "chunks": [3, 8], "dtype": "<f4", "fill_value": None, "order": "C"}
-
-
-def references_of(path: Path, *, inline: int = 100) -> dict[str, object]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        translator = NetCDF3ToZarr if is_classic(LocalSource(str(path))) else SingleHdf5ToZarr
-        return translator(str(path), inline_threshold=inline).translate()
 
 
 def written(folder: Path, refs: object, name: str = "refs.json") -> Path:

@@ -1,7 +1,12 @@
 """Zarr stores in the engine, beside xarray's own engine for them."""
 
+import json
+from pathlib import Path
+
 import pytest
 import xarray as xr
+
+from tests.references import references_of
 
 TAS = "docs/tas.nc"
 ENCODINGS = {
@@ -50,11 +55,7 @@ def test_text_is_left_out_with_a_warning(tmp_path):
 
 
 def test_kerchunk_references(tmp_path):
-    import json
-
-    from kerchunk.hdf import SingleHdf5ToZarr
-
-    (tmp_path / "tas.json").write_text(json.dumps(SingleHdf5ToZarr(TAS).translate()))
+    (tmp_path / "tas.json").write_text(json.dumps(references_of(Path(TAS))))
     ours = xr.open_dataset(tmp_path / "tas.json", engine="activestore")
     with xr.open_dataset(TAS, engine="h5netcdf") as theirs:
         xr.testing.assert_allclose(ours.active.mean("time"), theirs.load().mean("time"), rtol=1e-6)
