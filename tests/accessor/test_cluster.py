@@ -21,7 +21,13 @@ DATA = np.random.default_rng(1).normal(size=(96, 64, 128)).astype("f4")
 
 @pytest.fixture(scope="module")
 def cluster():
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None, "host": "127.0.0.1"}
+    options = {
+        "n_workers": 2,
+        "threads_per_worker": 1,
+        "processes": True,
+        "dashboard_address": "127.0.0.1:0",
+        "host": "127.0.0.1",
+    }
     with (
         dask.config.set({"distributed.worker.profile.enabled": False}),
         distributed.LocalCluster(silence_logs=50, **options) as local,
