@@ -170,3 +170,16 @@ def test_reprs():
     assert repr(tas.active.where("> 280")) == "<reductions near the data of 'tas' (time: 24, lat: 18, lon: 36) where > 280>"
     assert "in groups: 12 along 'time'" in repr(tas.active.groupby("time.month"))
     assert "weights along 'lat'" in repr(tas.active.weighted(tas.lat))
+
+
+def test_plots():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    shown = []
+    for engine in ("activestore", "h5netcdf"):
+        with xr.open_dataset(TAS, engine=engine) as dataset:
+            mesh = dataset.tas.isel(time=0).plot()
+            shown.append(np.ma.filled(mesh.get_array(), np.nan))
+            mesh.figure.clear()
+    assert np.isfinite(shown[0]).any()
+    np.testing.assert_array_equal(*shown)
