@@ -222,15 +222,19 @@ CONTENDERS: dict[str, Contender] = {
 
 def targets(case: Case, runs: Mapping[str, Runs]) -> list[Target]:
     """Return what should hold of a case, beside xarray as its users have it: alone, with Dask, with flox."""
-    ours = runs.get(OURS, [])
-    peer = _fastest({name: of_name for name, of_name in runs.items() if "hidefix" not in name})
-    theirs = runs[peer] if peer else []
+    ours, theirs = runs.get(OURS, []), _of_fastest(runs)
     speed = Target(
         "speed beside the fastest of xarray, Dask and flox", _ratio(best(theirs), best(ours)), _LIMIT, "x", at_least=True
     )
     if case.operation == "open":
         return [speed]
     return [speed, Target("memory of that one beside ours", _ratio(peak(theirs), peak(ours)), _LIMIT, "x", at_least=True)]
+
+
+def _of_fastest(runs: Mapping[str, Runs]) -> Runs:
+    """Return what the fastest peer gave, of those that the targets name."""
+    peer = _fastest({name: of_name for name, of_name in runs.items() if "hidefix" not in name})
+    return runs[peer] if peer else []
 
 
 def _fastest(runs: Mapping[str, Runs]) -> str | None:
@@ -262,5 +266,11 @@ def remarks(case: Case, runs: Mapping[str, Runs]) -> list[str]:
         more = {name: f"{held - floor:.0f} MB" for name in runs if (held := peak(runs[name])) and name not in BOUNDS}
         lines.append(
             f"  xarray that has read nothing holds {floor:.0f} MB; besides: {', '.join(f'{n} {mb}' for n, mb in more.items())}"
+        )
+    before = max((run["before"] for run in ours if "before" in run), default=None)
+    theirs = peak(_of_fastest(runs))
+    if before is not None and theirs is not None:
+        lines.append(
+            f"  ours holds {before:.0f} MB before these files, after a tiny one; a third of theirs is {theirs / 3:.0f} MB"
         )
     return lines

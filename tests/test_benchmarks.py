@@ -74,7 +74,7 @@ def test_the_fastest_peer_is_judged_by_its_time_and_by_its_memory():
     code = """
 from benchmarks.datasets import CASES, remarks, targets
 from benchmarks.report import verdicts
-run = lambda seconds, peak: [{"seconds": seconds, "peak": peak}]
+run = lambda seconds, peak: [{"seconds": seconds, "peak": peak, "before": 30.0}]
 runs = {"activestore": run(1.0, 100.0), "xarray": run(9.0, 900.0), "xarray + flox": run(4.0, 200.0)}
 runs |= {"xarray + hidefix": run(3.0, 300.0), "(inflate alone)": run(0.5, 1.0), "(nothing read)": run(0.1, 60.0)}
 print(*verdicts(targets(CASES["daily-climatology"], runs)), *remarks(CASES["daily-climatology"], runs), sep="\\n")
@@ -82,13 +82,15 @@ runs = {"activestore": run(1.0, 100.0), "xarray": run(9.0, 90.0), "xarray, tuned
 print(*verdicts(targets(CASES["open-200"], runs)), *remarks(CASES["open-200"], runs), sep="\\n")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    speed, memory, beside, bound, floor, opening, tuned = done.stdout.splitlines()
+    speed, memory, beside, bound, floor, before, opening, tuned = done.stdout.splitlines()
     assert speed.endswith(": 4 x, met")
     assert memory.endswith(": 2 x, NOT MET")
     assert beside.startswith("  beside 'xarray + hidefix'")
     assert beside.endswith(": 3.00x, memory 3.00x")
     assert "2.00 times as long" in bound
     assert "holds 60 MB; besides: activestore 40 MB, xarray 840 MB" in floor
+    assert "ours holds 30 MB before" in before
+    assert before.endswith("a third of theirs is 67 MB")
     assert opening.endswith(": 9 x, met")
     assert tuned.endswith(": 1.50x")
 
