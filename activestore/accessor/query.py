@@ -141,7 +141,7 @@ class Query:
             # What a group without positions gives is xarray's to say.
             values = np.where(total == 0, mould.values, values)
         nothing = (np.transpose(answer.count, order) == 0) & (total > 0)
-        if grouping.labels and kind == "f" and method.name in ("count", "sum") and np.any(nothing):
+        if grouping.labels and kind == "f" and method.name in ("all", "any", "count", "sum") and np.any(nothing):
             # So is what one gives without valid values: a number or NaN, with flox in another way than without.
             empty = self._mould(method, dims, keep_attrs, grouping, valid=False)
             values = np.where(nothing, empty.values, values)

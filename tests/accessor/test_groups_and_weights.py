@@ -217,6 +217,22 @@ def test_periods_without_a_value(name):
         assert_same(found, loaded, lambda one, m=method, p=period: getattr(one.resample(time=p), m)("time"), method)
 
 
+@pytest.mark.usefixtures("_flox")
+@pytest.mark.parametrize("method", ["any", "all", "count", "sum"])
+def test_periods_without_a_value_or_a_valid_one(tmp_path, method):
+    """With flox, whether any value is true is missing where none is valid, if it is missing where there is none at all."""
+    times = np.datetime64("2000-01-15", "ns") + np.arange(24) * np.timedelta64(30, "D")
+    values = np.random.default_rng(3).integers(-1, 2, (4, 24, 6)).astype("f4")
+    values.reshape(-1)[::3] = np.nan
+    values[0, :, 0] = np.nan
+    array = xr.DataArray(values, coords={"time": times}, dims=("lat", "time", "lon"), name="v")
+    array.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    lazy = xr.open_dataset(tmp_path / "a.nc", engine="activestore").v
+    for period, dim in itertools.product(("7D", "MS", "YS"), ("time", ...)):
+        found = getattr(lazy.active.resample(time=period), method)(dim)
+        xr.testing.assert_identical(found, getattr(array.resample(time=period), method)(dim))
+
+
 def test_groups_that_are_all_empty(tmp_path):
     """Of a hundred days, no season is complete."""
     days = xr.date_range("2001-01-01", periods=100)
