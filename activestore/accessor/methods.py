@@ -9,12 +9,13 @@ from typing import Any, Generic, TypeVar
 from activestore.accessor.rules import Method
 from activestore.errors import SelectionError
 
-__all__ = ["Dims", "Reductions", "named"]
+__all__ = ["Dims", "Reduced", "Reductions", "named"]
 
 Dims = Hashable | Iterable[Hashable] | EllipsisType | None
 """Which dimensions to reduce: one, several, or None for all of them."""
 
 Reduced = TypeVar("Reduced")
+"""What a reduction gives: an array, or a dataset."""
 
 
 def named(dim: Dims, dims: Iterable[Hashable]) -> tuple[Hashable, ...]:

@@ -2,28 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from activestore.accessor.methods import Dims
+from activestore.accessor.methods import Dims, Reduced
 from activestore.accessor.query import Query
 from activestore.core.reductions import READ, find_reduction
-from activestore.errors import SelectionError
+from activestore.errors import SelectionError, SumOverflowError
 
-__all__ = ["WeightedArray"]
+__all__ = ["WeightedArray", "WeightedReductions", "called_weighted", "checked_weights"]
 
 _BLOCK = 32 << 20
 """Bytes, in double precision, of what is contracted here at a time."""
 
+_NEARLY = 1 - 1e-9
+"""How much of an integer's range a sum may have, if it is told from a sum of floats, which are rounded."""
+
 Array = npt.NDArray[Any]
 
 
-class WeightedArray:
+class WeightedReductions(Generic[Reduced]):
+    """Weighted reductions near the data, which give what xarray's methods of the same names give."""
+
+    def mean(self, dim: Dims = None, *, skipna: bool | None = None, keep_attrs: bool | None = None) -> Reduced:
+        """Return the weighted mean along `dim`; missing where the weights of valid values add up to 0."""
+        return self._reduced("mean", dim, skipna, keep_attrs)
+
+    def sum(self, dim: Dims = None, *, skipna: bool | None = None, keep_attrs: bool | None = None) -> Reduced:
+        """Return the weighted sum along `dim`."""
+        return self._reduced("sum", dim, skipna, keep_attrs)
+
+    def sum_of_squares(self, dim: Dims = None, *, skipna: bool | None = None, keep_attrs: bool | None = None) -> Reduced:
+        """Return the weighted sum of squared deviations from the weighted mean along `dim`."""
+        return self._reduced("sum_of_squares", dim, skipna, keep_attrs)
+
+    def sum_of_weights(self, dim: Dims = None, *, keep_attrs: bool | None = None) -> Reduced:
+        """Return the sum of the weights of valid values along `dim`."""
+        return self._reduced("sum_of_weights", dim, None, keep_attrs)
+
+    def var(self, dim: Dims = None, *, skipna: bool | None = None, keep_attrs: bool | None = None) -> Reduced:
+        """Return the weighted variance along `dim`."""
+        return self._reduced("var", dim, skipna, keep_attrs)
+
+    def std(self, dim: Dims = None, *, skipna: bool | None = None, keep_attrs: bool | None = None) -> Reduced:
+        """Return the weighted standard deviation along `dim`."""
+        return self._reduced("std", dim, skipna, keep_attrs)
+
+    def _reduced(self, method: str, dim: Dims, skipna: bool | None, keep_attrs: bool | None) -> Reduced:
+        raise NotImplementedError
+
+
+class WeightedArray(WeightedReductions[xr.DataArray]):
     """Weighted reductions of a `DataArray`, which give what `da.weighted(weights)` gives."""
 
     def __init__(self, query: Query, weights: xr.DataArray) -> None:
@@ -32,51 +66,32 @@ class WeightedArray:
         Raises:
             SelectionError: The weights are none for this array.
         """
-        self._query, self._weights = query, _checked(query.array, weights)
+        self._query, self._weights = query, checked_weights(query.array, weights)
 
     def __repr__(self) -> str:
         return f"<weighted reductions near the data of {self._query}, weights along {', '.join(map(repr, self._weights.dims))}>"
 
-    def mean(self, dim: Dims = None, *, skipna: bool | None = None, keep_attrs: bool | None = None) -> xr.DataArray:
-        """Return the weighted mean along `dim`; missing where the weights of valid values add up to 0."""
-        return self._reduced("mean", dim, skipna, keep_attrs)
-
-    def sum(self, dim: Dims = None, *, skipna: bool | None = None, keep_attrs: bool | None = None) -> xr.DataArray:
-        """Return the weighted sum along `dim`."""
-        return self._reduced("sum", dim, skipna, keep_attrs)
-
-    def sum_of_squares(self, dim: Dims = None, *, skipna: bool | None = None, keep_attrs: bool | None = None) -> xr.DataArray:
-        """Return the weighted sum of squared deviations from the weighted mean along `dim`."""
-        return self._reduced("sum_of_squares", dim, skipna, keep_attrs)
-
-    def sum_of_weights(self, dim: Dims = None, *, keep_attrs: bool | None = None) -> xr.DataArray:
-        """Return the sum of the weights of valid values along `dim`."""
-        return self._reduced("sum_of_weights", dim, None, keep_attrs)
-
-    def var(self, dim: Dims = None, *, skipna: bool | None = None, keep_attrs: bool | None = None) -> xr.DataArray:
-        """Return the weighted variance along `dim`."""
-        return self._reduced("var", dim, skipna, keep_attrs)
-
-    def std(self, dim: Dims = None, *, skipna: bool | None = None, keep_attrs: bool | None = None) -> xr.DataArray:
-        """Return the weighted standard deviation along `dim`."""
-        return self._reduced("std", dim, skipna, keep_attrs)
-
     def _reduced(self, method: str, dim: Dims, skipna: bool | None, keep_attrs: bool | None) -> xr.DataArray:
         query, dims = self._query, self._query.named(dim)
         if query.is_here:
-            return _called(query.chosen(query.array), self._weights, method, dims, skipna, keep_attrs)
+            here: xr.DataArray = called_weighted(
+                query.chosen(query.array).weighted(self._weights), method, dims, skipna, keep_attrs
+            )
+            return here
         mould = self._mould(method, dims, skipna, keep_attrs)
-        parts = [self._contracted(part, method, dims, skipna) for part in self._blocks(dims)]
+        parts = [self._contracted(part, method, dims, skipna, mould.dtype) for part in self._blocks(dims)]
         kept = tuple(name for name in query.array.dims if name not in dims)
-        whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=kept.index(self._block_dim(dims)))
-        return query.assembled(mould, np.transpose(whole, [kept.index(name) for name in mould.dims]), set(dims))
+        values: Array = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=kept.index(self._block_dim(dims)))
+        found = query.assembled(mould, np.transpose(values, [kept.index(name) for name in mould.dims]), set(dims))
+        return _with_coords(found, query.array, self._weights)
 
     def _mould(self, method: str, dims: tuple[Hashable, ...], skipna: bool | None, keep_attrs: bool | None) -> xr.DataArray:
         """Return what xarray gives for a single value of the same kind: type, name, attributes, order of dimensions."""
         array, weights = self._query.array, self._weights
         small = xr.DataArray(np.zeros((1,) * array.ndim, array.dtype), dims=array.dims, name=array.name, attrs=array.attrs)
         ones = xr.DataArray(np.ones((1,) * weights.ndim, weights.dtype), dims=weights.dims)
-        return _called(self._query.chosen(small), ones, method, dims, skipna, keep_attrs)
+        found: xr.DataArray = called_weighted(self._query.chosen(small).weighted(ones), method, dims, skipna, keep_attrs)
+        return found
 
     def _near(self, dims: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
         """Return the dimensions that can be reduced near the data: those along which the weights do not vary."""
@@ -103,13 +118,15 @@ class WeightedArray:
             part = query.array if step >= length else query.array.isel({dim: slice(first, first + step)})
             yield Query(part, query.condition)
 
-    def _contracted(self, query: Query, method: str, dims: tuple[Hashable, ...], skipna: bool | None) -> Array:
+    def _contracted(
+        self, query: Query, method: str, dims: tuple[Hashable, ...], skipna: bool | None, dtype: np.dtype[Any]
+    ) -> Array:
         """Return the result for a part of the array, its dimensions in the array's order."""
         state = _state(query, self._near(dims), moments=method in ("sum_of_squares", "var", "std"))
         axes = tuple(state.dims.index(dim) for dim in dims if dim in self._weights.dims)
         weights = _along(self._weights, state.dims)
         with np.errstate(all="ignore"):
-            found = _finished(method, state, weights, axes)
+            found = _finished(method, state, weights, axes, dtype)
         if method != "sum_of_weights" and skipna is False:
             complete = np.all(state.count == state.total, axis=axes)
             found = np.where(complete, found, np.nan)
@@ -117,19 +134,17 @@ class WeightedArray:
         return np.transpose(found, [kept.index(dim) for dim in query.array.dims if dim in kept])
 
 
-def _called(  # what xarray's methods take
-    array: xr.DataArray,
-    weights: xr.DataArray,
+def called_weighted(
+    weighted: Any,  # Any: an array or a dataset that xarray has weighted
     method: str,
-    dims: tuple[Hashable, ...],
+    dims: Iterable[Hashable] | None,
     skipna: bool | None,
     keep_attrs: bool | None,
-) -> xr.DataArray:
+) -> Any:  # Any: an array or a dataset
     """Return the result of xarray's own method."""
     given = {"keep_attrs": keep_attrs} if method == "sum_of_weights" else {"skipna": skipna, "keep_attrs": keep_attrs}
     options = {name: value for name, value in given.items() if value is not None}
-    found: xr.DataArray = getattr(array.weighted(weights), method)(list(dims), **options)
-    return found
+    return getattr(weighted, method)(None if dims is None else list(dims), **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +176,17 @@ def _state(query: Query, dims: tuple[Hashable, ...], *, moments: bool) -> _State
     return _State(count, answer.total, found["mean"] * count, found["var"] * count, answer.dims)
 
 
-def _finished(method: str, state: _State, weights: Array, axes: tuple[int, ...]) -> Array:
+def _finished(method: str, state: _State, weights: Array, axes: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return the result, whose type will be `dtype`."""
     of_weights = np.sum(weights * state.count, axis=axes, keepdims=True, dtype="f8")
     of_weights = np.where(of_weights == 0, np.nan, of_weights)
     if method == "sum_of_weights":
         return np.asarray(np.squeeze(of_weights, axis=axes))
-    total = np.sum(weights * state.sum, axis=axes, keepdims=True, dtype="f8")
+    if method == "sum" and dtype.kind in "iu":
+        return np.asarray(np.squeeze(_exact_sum(state.sum, weights, axes, dtype), axis=axes))
+    # Not in the type of the numbers, which xarray's own sums of integers overflow.
+    weights = weights.astype("f8")
+    total = np.sum(weights * state.sum, axis=axes, keepdims=True)
     if method in ("sum", "mean"):
         return np.asarray(np.squeeze(total if method == "sum" else total / of_weights, axis=axes))
     deviation = np.where(state.count > 0, state.sum / state.count - total / of_weights, 0)
@@ -177,30 +197,64 @@ def _finished(method: str, state: _State, weights: Array, axes: tuple[int, ...])
     return np.asarray(np.squeeze(total, axis=axes))
 
 
+def _exact_sum(values: Array, weights: Array, axes: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return the sum of weighted integers, as one of `dtype`.
+
+    Raises:
+        SumOverflowError: It does not fit.
+    """
+    wide = np.dtype("u8") if dtype.kind == "u" else np.dtype("i8")
+    rough = np.sum(weights.astype("f8") * values, axis=axes, keepdims=True)
+    # What overflows on the way there comes right in the end: 64 bits count in a circle.
+    total: Array = np.sum(weights.astype(wide) * values.astype(wide), axis=axes, keepdims=True)
+    outside = (rough < np.iinfo(wide).min * _NEARLY) | (rough > np.iinfo(wide).max * _NEARLY)
+    if np.any(outside | (total < np.iinfo(dtype).min) | (total > np.iinfo(dtype).max)):
+        raise SumOverflowError(f"a sum of weighted integers does not fit into {dtype}; give weights that are floats")
+    return total.astype(dtype)
+
+
+def _with_coords(found: xr.DataArray, array: xr.DataArray, weights: xr.DataArray) -> xr.DataArray:
+    """Return a result with the coordinates that xarray's arithmetic gives it: those of both, without what contradicts."""
+    common = [name for name in weights.coords if name in found.coords]
+    clash = [name for name in common if not _is_equal(found.coords[name].variable, weights.coords[name].variable)]
+    more = {
+        name: coord.variable
+        for name, coord in weights.coords.items()
+        if name not in array.coords and set(coord.dims) <= set(found.dims)
+    }
+    return found.drop_vars(clash).assign_coords(more)
+
+
+def _is_equal(one: xr.Variable, other: xr.Variable) -> bool:
+    return bool(one.broadcast_equals(other))  # type: ignore[no-untyped-call]  # xarray's own
+
+
 def _along(weights: xr.DataArray, dims: tuple[Hashable, ...]) -> Array:
     """Return the weights as an array that broadcasts against one of the dimensions `dims`."""
     ordered = weights.transpose(*[dim for dim in dims if dim in weights.dims])
     return np.asarray(ordered.values).reshape([ordered.sizes.get(dim, 1) for dim in dims])
 
 
-def _checked(array: xr.DataArray, weights: xr.DataArray) -> xr.DataArray:
+def checked_weights(array: xr.DataArray | xr.Dataset, weights: xr.DataArray) -> xr.DataArray:
     """Return the weights in memory.
 
     Raises:
-        SelectionError: They are not weights for this array.
+        SelectionError: They are not weights for this array, or this dataset.
     """
     if not isinstance(weights, xr.DataArray):
         raise SelectionError(f"weights are a DataArray, as in xarray; this is a {type(weights).__name__}")
-    strange = [dim for dim in weights.dims if dim not in array.dims]
+    strange = [dim for dim in weights.dims if dim not in array.sizes]
     if strange:
-        raise SelectionError(f"the weights have the dimension {strange[0]!r}, the array has {array.dims}")
+        raise SelectionError(f"the weights have the dimension {strange[0]!r}, the data have {tuple(array.sizes)}")
     weights = weights.load()
     try:
         xr.align(array.coords.to_dataset(), weights, join="exact", copy=False)
     except ValueError as error:
-        raise SelectionError(f"the weights are not for the same coordinates as the array: {error}") from error
+        raise SelectionError(f"the weights are not for the same coordinates as the data: {error}") from error
     if any(weights.sizes[dim] != array.sizes[dim] for dim in weights.dims):
-        raise SelectionError(f"the weights have the lengths {dict(weights.sizes)}, the array has {dict(array.sizes)}")
+        raise SelectionError(f"the weights have the lengths {dict(weights.sizes)}, the data have {dict(array.sizes)}")
     if bool(weights.isnull().any()):
         raise SelectionError("weights cannot be missing; fill them, with weights.fillna(0) say")
+    if not np.all(np.isfinite(weights.values)):
+        raise SelectionError("weights cannot be infinite")
     return weights

@@ -11,7 +11,7 @@ import xarray as xr
 from xarray.groupers import BinGrouper, SeasonGrouper, SeasonResampler, TimeResampler, UniqueGrouper
 
 import activestore.accessor  # noqa: F401  # registers .active
-from activestore.errors import ActivestoreError, SelectionError
+from activestore.errors import ActivestoreError, SelectionError, SumOverflowError
 from tests.accessor.beside_xarray import EXACT, assert_like, assert_values, rounding, units_in_the_last_place
 from tests.corpus import corpus_files
 
@@ -380,11 +380,82 @@ def test_weights_that_are_refused():
         (latitude.where(latitude > 40), "cannot be missing"),
         (latitude[:5], "coordinates|lengths"),
         (latitude.assign_coords(latitude=latitude.values + 1), "coordinates"),
-        (xr.DataArray([1, 2], dims="other"), "the array has"),
+        (xr.DataArray([1, 2], dims="other"), "the data have"),
         (np.ones(37), "weights are a DataArray"),
+        (latitude.where(latitude > 40, np.inf), "cannot be infinite"),
     ):
         with pytest.raises(SelectionError, match=message):
             lazy.active.weighted(wrong)
+
+
+INTEGERS = {
+    "i1": np.arange(-12, 12, dtype="i1").reshape(3, 2, 4),
+    "i2": np.arange(24, dtype="i2").reshape(3, 2, 4) + 2**14,
+    "u1": np.arange(24, dtype="u1").reshape(3, 2, 4),
+    "i4": np.arange(24, dtype="i4").reshape(3, 2, 4) + 2**25,
+    "i8": np.arange(24, dtype="i8").reshape(3, 2, 4) + 2**53 + 1,
+    "u8": np.arange(24, dtype="u8").reshape(3, 2, 4) + 2**61,
+}
+
+
+@pytest.mark.parametrize("weight", [[True, False, True], [3, 0, -3], np.array([1, 0, 2], "i1"), [0.5, 1.0, 0.25]], ids=str)
+@pytest.mark.parametrize("stored", INTEGERS)
+def test_weighted_integers(tmp_path, stored, weight):
+    """They are counted exactly, or refused, where xarray counts in their own type and wraps."""
+    values = INTEGERS[stored]
+    array = xr.DataArray(values, dims=("x", "y", "z"), name="v")
+    array.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    lazy = xr.open_dataset(tmp_path / "a.nc", engine="activestore", cache=False).v
+    weights = xr.DataArray(weight, dims="x")
+    for dim in ("x", ["x", "z"], "z"):
+        axes = tuple("xyz".index(one) for one in dim)
+        exact = weights.values.astype(object).reshape(3, 1, 1) * values.astype(object)
+        total = exact.sum(axes)
+        dtype = array.weighted(weights).sum(dim).dtype
+        least, most = (-np.inf, np.inf) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        if not (np.all(total >= least) and np.all(total <= most)):
+            with pytest.raises(SumOverflowError, match="give weights that are floats"):
+                lazy.active.weighted(weights).sum(dim)
+        else:
+            found = lazy.active.weighted(weights).sum(dim)
+            assert found.dtype == dtype
+            off = 0 if dtype.kind in "iu" else 1e-14
+            assert np.all(np.abs(found.values.astype(object) - total) <= off * np.abs(exact).sum(axes))
+        of_weights = np.broadcast_to(weights.values.astype("f8").reshape(3, 1, 1), values.shape).sum(axes)
+        if np.all(of_weights != 0):
+            found = lazy.active.weighted(weights).mean(dim)
+            np.testing.assert_allclose(
+                found.values, total.astype("f8") / of_weights, rtol=float(np.finfo(found.dtype).eps) * 16
+            )
+
+
+def test_weighted_integers_at_the_limit_of_their_type(tmp_path):
+    for dtype in ("i1", "i4", "u2", "u4"):
+        most = np.iinfo(dtype).max
+        array = xr.DataArray(np.array([[most - 2, 1], [2, 0]], dtype), dims=("x", "y"), name="v")
+        array.to_netcdf(tmp_path / f"{dtype}.nc", engine="h5netcdf")
+        lazy = xr.open_dataset(tmp_path / f"{dtype}.nc", engine="activestore", cache=False).v
+        assert lazy.active.weighted(xr.DataArray([True, True], dims="x")).sum("x").values.tolist() == [most, 1]
+        with pytest.raises(SumOverflowError, match="does not fit into"):
+            lazy.active.weighted(xr.DataArray(np.array([1, 2], dtype), dims="x")).sum("x")
+
+
+def test_coordinates_of_weights(tmp_path):
+    coords = {"lat": np.arange(6.0), "height": 2.0, "zone": ("lat", np.arange(6) % 2)}
+    array = xr.DataArray(np.arange(18.0).reshape(6, 3), coords, ("lat", "t"), name="v")
+    array.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    lazy = xr.open_dataset(tmp_path / "a.nc", engine="activestore", cache=False)
+    for coords in (
+        {"height": 9.0, "new": 7},
+        {"height": 2.0, "lat": array.lat, "zone": ("lat", np.arange(6)), "kind": ("lat", np.arange(6))},
+        {"zone": 3, "lat": array.lat},
+    ):
+        weights = xr.DataArray(np.arange(6.0), coords, "lat")
+        for method, dim in itertools.product(("mean", "std", "sum_of_weights"), (["lat"], "t", None, [])):
+            wanted = getattr(array.weighted(weights), method)(dim)
+            found = getattr(lazy.v.active.weighted(weights), method)(dim)
+            assert_like(found, wanted)
+            assert_values(found, wanted, 1e-12)
 
 
 THRESHOLDS = {"> 280": lambda v: v > 280, ">= 250 and < 285": lambda v: (v >= 250) & (v < 285), "> 1000": lambda v: v > 1000}
