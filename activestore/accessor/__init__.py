@@ -5,11 +5,19 @@ from __future__ import annotations
 import xarray as xr
 
 from activestore.accessor.data_array import ActiveArray, GroupedArray
-from activestore.accessor.dataset import ActiveDataset
+from activestore.accessor.dataset import ActiveDataset, GroupedDataset, WeightedDataset
 from activestore.accessor.engine import ActivestoreEntrypoint
 from activestore.accessor.weighted import WeightedArray
 
-__all__ = ["ActiveArray", "ActiveDataset", "ActivestoreEntrypoint", "GroupedArray", "WeightedArray"]
+__all__ = [
+    "ActiveArray",
+    "ActiveDataset",
+    "ActivestoreEntrypoint",
+    "GroupedArray",
+    "GroupedDataset",
+    "WeightedArray",
+    "WeightedDataset",
+]
 
 xr.register_dataarray_accessor("active")(ActiveArray)  # type: ignore[no-untyped-call]  # xarray's own
 xr.register_dataset_accessor("active")(ActiveDataset)  # type: ignore[no-untyped-call]  # xarray's own

@@ -109,8 +109,7 @@ class ActiveArray(Reductions[xr.DataArray]):
             >>> tas.active.coarsen(lat=9, lon=9).mean().shape
             (24, 2, 4)
         """
-        own: dict[str, Any] = {name: options.pop(name) for name in ("boundary", "side", "coord_func") if name in options}
-        return GroupedArray(self._query, group_windows(self._query.array, {**(dim or {}), **options}, own))
+        return GroupedArray(self._query, group_windows(self._query.array, dim, options))
 
     def weighted(self, weights: xr.DataArray) -> WeightedArray:
         """Return the weighted reductions, as `da.weighted(weights)` has them.
@@ -163,8 +162,7 @@ class GroupedArray(Reductions[xr.DataArray]):
         self._query, self._grouping = query, grouping
 
     def __repr__(self) -> str:
-        groups = ", ".join(f"{count} along {dim!r}" for dim, count in self._grouping.counts.items())
-        return f"<reductions near the data of {self._query}, in groups: {groups}>"
+        return f"<reductions near the data of {self._query}, in groups: {self._grouping}>"
 
     def explain(self, reduction: str | tuple[str, ...] = "mean", dim: Dims = None) -> Explanation:
         """Return what a reduction would do, without reading any data."""
@@ -174,14 +172,4 @@ class GroupedArray(Reductions[xr.DataArray]):
         return self._query.reduced(method, self._dims(dim), keep_attrs, self._grouping)
 
     def _dims(self, dim: Dims) -> tuple[Hashable, ...]:
-        """Return the dimensions to be reduced: by default those that are grouped.
-
-        Raises:
-            SelectionError: Those that are grouped are not among them, or others are though there are windows.
-        """
-        grouped = tuple(self._grouping.labels)
-        dims = grouped if dim is None else self._query.named(dim)
-        missing = [one for one in grouped if one not in dims]
-        if missing or (self._grouping.windows and set(dims) != set(grouped)):
-            raise SelectionError(f"groups are along {grouped}, which has to be reduced; {dim!r} was given")
-        return dims
+        return self._grouping.reduced(dim, self._query.array.dims)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import xarray as xr
 
+from activestore.accessor.grouping import Grouping, group_labels, group_periods, group_windows
 from activestore.accessor.methods import Dims, Reductions, named
 from activestore.accessor.query import Query, called
 from activestore.accessor.rules import Method
+from activestore.accessor.weighted import WeightedArray, WeightedReductions, called_weighted, checked_weights
+from activestore.errors import SelectionError
 from activestore.explanation import Explanation
 
-__all__ = ["ActiveDataset"]
+__all__ = ["ActiveDataset", "GroupedDataset", "WeightedDataset"]
 
 
 class ActiveDataset(Reductions[xr.Dataset]):
@@ -30,26 +37,174 @@ class ActiveDataset(Reductions[xr.Dataset]):
         """Reduce the variables of `dataset`."""
         self._dataset = dataset
 
+    def groupby(self, group: Any = None, **groupers: Any) -> GroupedDataset:  # Any: what xarray's groupby takes
+        """Return the reductions of groups of positions along one dimension, as `ds.groupby("time.month")` has them.
+
+        Examples:
+            >>> import xarray as xr
+            >>> ds = xr.open_dataset("docs/tas.nc", engine="activestore")
+            >>> dict(ds.active.groupby("time.season").mean("time").tas.sizes)
+            {'season': 4, 'lat': 18, 'lon': 36}
+        """
+        if isinstance(group, str) and group in self._dataset.data_vars:
+            raise SelectionError(f"groups are made along a coordinate; make {group!r} one first: ds.set_coords({group!r})")
+        return GroupedDataset(self._dataset, group_labels(self._dataset, group, groupers))
+
+    def resample(self, *, options: Mapping[str, Any] | None = None, **periods: Any) -> GroupedDataset:  # Any: frequencies
+        """Return the reductions of periods of time, as `ds.resample(time="1YS")` has them; `options` go to xarray's method.
+
+        Examples:
+            >>> import xarray as xr
+            >>> ds = xr.open_dataset("docs/tas.nc", engine="activestore")
+            >>> ds.active.resample(time="1YS").max("time").time.dt.year.values.tolist()
+            [2001, 2002]
+        """
+        return GroupedDataset(self._dataset, group_periods(self._dataset, periods, options or {}))
+
+    def coarsen(self, dim: Mapping[Any, int] | None = None, **options: Any) -> GroupedDataset:  # Any: windows and options
+        """Return the reductions of windows of positions, as `ds.coarsen(lat=4, lon=4)` has them.
+
+        Parameters:
+            dim: Lengths of the windows by dimension; or give them as keywords.
+            options: `boundary` ("exact", "trim" or "pad"), `side` and `coord_func` as in xarray; all others are windows.
+
+        Examples:
+            >>> import xarray as xr
+            >>> ds = xr.open_dataset("docs/tas.nc", engine="activestore")
+            >>> ds.active.coarsen(lat=9, lon=9).mean().tas.shape
+            (24, 2, 4)
+        """
+        return GroupedDataset(self._dataset, group_windows(self._dataset, dim, options))
+
+    def weighted(self, weights: xr.DataArray) -> WeightedDataset:
+        """Return the weighted reductions, as `ds.weighted(weights)` has them.
+
+        Parameters:
+            weights: Weights along some of the dimensions, without missing values.
+
+        Examples:
+            >>> import numpy as np
+            >>> import xarray as xr
+            >>> ds = xr.open_dataset("docs/tas.nc", engine="activestore")
+            >>> print(f"{ds.active.weighted(np.cos(np.deg2rad(ds.lat))).mean().tas.item():.1f} K")
+            287.7 K
+        """
+        return WeightedDataset(self._dataset, weights)
+
     def explain(self, reduction: str | tuple[str, ...] = "mean", dim: Dims = None) -> dict[Hashable, Explanation]:
         """Return, for each variable that is reduced near its data, what a reduction would do, without reading any."""
         dims = named(dim, self._dataset.sizes)
-        near = {name: array for name, array in self._dataset.data_vars.items() if _is_near(array, dims)}
+        near = _near(self._dataset, dims)
         return {name: Query(one).explain(reduction, _common(one, dims)) for name, one in near.items()}
 
     def _reduced(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.Dataset:
-        dims, arrays = named(dim, self._dataset.sizes), self._dataset.data_vars
-        near = [name for name, array in arrays.items() if _is_near(array, dims)]
+        dims = named(dim, self._dataset.sizes)
+        near = _near(self._dataset, dims)
         others = self._dataset.drop_vars(near)
-        rest = called(others, method, tuple(dim for dim in dims if dim in others.sizes), keep_attrs, windows=False)
-        found = {name: Query(arrays[name]).reduced(method, _common(arrays[name], dims), keep_attrs) for name in near}
-        made = {name: found.get(name, rest.get(name)) for name in arrays if name in found or name in rest}
-        return xr.Dataset(made, coords=rest.coords, attrs=rest.attrs)
+        rest: Any = called(others, method, tuple(dim for dim in dims if dim in others.sizes), keep_attrs, windows=False)
+        found = {name: Query(one).reduced(method, _common(one, dims), keep_attrs) for name, one in near.items()}
+        return _together(self._dataset, found, rest)
 
 
-def _is_near(array: xr.DataArray, dims: tuple[Hashable, ...]) -> bool:
-    """Return whether there is something to be reduced near the data: numbers in a file, along one of the dimensions."""
-    return array.dtype.kind in "iuf" and bool(_common(array, dims)) and not array.variable._in_memory
+class GroupedDataset(Reductions[xr.Dataset]):
+    """Reductions of groups of positions along a dimension; the groups take the dimension's place in the results."""
+
+    def __init__(self, dataset: xr.Dataset, grouping: Grouping) -> None:
+        """Reduce the groups of all variables of `dataset`; those that have none are what xarray makes of them."""
+        self._dataset, self._grouping = dataset, grouping
+
+    def __repr__(self) -> str:
+        return f"<reductions near the data of {len(self._dataset.data_vars)} variables, in groups: {self._grouping}>"
+
+    def explain(self, reduction: str | tuple[str, ...] = "mean", dim: Dims = None) -> dict[Hashable, Explanation]:
+        """Return, for each variable that is reduced near its data, what a reduction would do, without reading any."""
+        dims = self._grouping.reduced(dim, self._dataset.sizes)
+        near = _near(self._dataset, self._grouping.labels)
+        return {name: Query(one).explain(reduction, _common(one, dims), self._of(one)) for name, one in near.items()}
+
+    def _reduced(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.Dataset:
+        dims, sizes = self._grouping.reduced(dim, self._dataset.sizes), self._dataset.sizes
+        near = _near(self._dataset, self._grouping.labels)
+        others = self._dataset.drop_vars(near)
+        # Groups without a coordinate cannot be made of a dataset that has lost the dimension.
+        lost = [one for one in self._grouping.labels if one not in others.sizes]
+        others = others.assign({f"positions along {one}": (one, np.zeros(sizes[one])) for one in lost})
+        along = tuple(dim for dim in dims if dim in others.sizes)
+        # flox counts a value as often as a dimension is long that its variable does not have.
+        only_groups = set(dims) == set(self._grouping.labels)
+        with nullcontext() if only_groups else xr.set_options(use_flox=False):  # type: ignore[no-untyped-call]  # xarray's own
+            rest: Any = called(self._grouping.regroup(others), method, along, keep_attrs, windows=self._grouping.windows)
+            found = {
+                name: Query(one).reduced(method, _common(one, dims), keep_attrs, self._of(one)) for name, one in near.items()
+            }
+        return _together(self._dataset, found, rest)
+
+    def _of(self, array: xr.DataArray) -> Grouping:
+        """Return the groups of one of the variables; xarray orders the dimensions of a dataset otherwise than of an array."""
+        own = self._grouping.along(array.dims)
+        return replace(own, regroup=lambda one: _Only(own.regroup(one.to_dataset(name=array.name)), array.name))
+
+
+class _Only:
+    """Groups of a dataset of one variable, whose methods give that variable."""
+
+    def __init__(self, grouped: Any, name: Hashable) -> None:  # Any: xarray's GroupBy, Resample or Coarsen
+        self._grouped, self._name = grouped, name
+
+    def __getattr__(self, method: str) -> Callable[..., xr.DataArray]:
+        of_all = getattr(self._grouped, method)
+        return lambda *arguments, **options: of_all(*arguments, **options)[self._name]
+
+
+class WeightedDataset(WeightedReductions[xr.Dataset]):
+    """Weighted reductions of all variables of a `Dataset`, which give what `ds.weighted(weights)` gives."""
+
+    def __init__(self, dataset: xr.Dataset, weights: xr.DataArray) -> None:
+        """Weight the variables that have the dimensions of `weights`; of the others, xarray makes what it does.
+
+        Raises:
+            SelectionError: They are no weights for these variables.
+        """
+        self._dataset, self._weights = dataset, checked_weights(dataset, weights)
+        self._arrays = {
+            name: WeightedArray(Query(one), weights)
+            for name, one in _near(dataset, dataset.sizes).items()
+            if set(weights.dims) <= set(one.dims)
+        }
+
+    def __repr__(self) -> str:
+        return f"<weighted reductions near the data of {', '.join(map(repr, self._arrays)) or 'no variable'}>"
+
+    def _reduced(self, method: str, dim: Dims, skipna: bool | None, keep_attrs: bool | None) -> xr.Dataset:
+        dims = named(dim, self._dataset.sizes)
+        is_whole = set(dims) == set(self._dataset.sizes)
+        near = {name: one for name, one in self._arrays.items() if is_whole or set(dims) <= set(self._dataset[name].dims)}
+        others = self._dataset.drop_vars(near)
+        # What is weighted along a dimension that a variable does not have is xarray's to say, if there is such a variable.
+        there = dims if others.data_vars else tuple(one for one in dims if one in others.sizes or one in self._weights.dims)
+        rest = called_weighted(others.weighted(self._weights), method, None if is_whole else there, skipna, keep_attrs)
+        found = {
+            name: called_weighted(one, method, None if is_whole else dims, skipna, keep_attrs) for name, one in near.items()
+        }
+        return _together(self._dataset, found, rest)
+
+
+def _near(dataset: xr.Dataset, dims: Collection[Hashable]) -> dict[Hashable, xr.DataArray]:
+    """Return the variables of which something is reduced near the data: numbers in a file, along one of the dimensions."""
+    return {
+        name: array
+        for name, array in dataset.data_vars.items()
+        if array.dtype.kind in "iuf" and not array.variable._in_memory and not set(array.dims).isdisjoint(dims)
+    }
 
 
 def _common(array: xr.DataArray, dims: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
     return tuple(dim for dim in array.dims if dim in dims)
+
+
+def _together(dataset: xr.Dataset, found: Mapping[Hashable, xr.DataArray], rest: xr.Dataset) -> xr.Dataset:
+    """Return as a dataset what was reduced near the data and what xarray made of the rest, in the order of `dataset`."""
+    known = {**rest.data_vars, **found}
+    # A coordinate of groups takes the place of a variable of its name.
+    made = {name: known[name] for name in dataset.data_vars if name in known and name not in rest.coords}
+    return xr.Dataset(made, coords=rest.coords, attrs=rest.attrs)

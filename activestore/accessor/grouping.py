@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from activestore.accessor.methods import Dims, named
 from activestore.errors import SelectionError
 
-__all__ = ["Grouping", "group_labels", "group_periods", "group_windows"]
+__all__ = ["Grouped", "Grouping", "group_labels", "group_periods", "group_windows"]
+
+Grouped = xr.DataArray | xr.Dataset
+"""What groups are made of."""
 
 _FEW = 24
 """Groups that xarray reduces one by one in no time."""
+_OF_WINDOWS = ("boundary", "side", "coord_func")
+"""Keywords of xarray's `coarsen` that are no dimensions."""
 _OF_XARRAY = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 """What xarray raises where it cannot make groups."""
 
@@ -28,13 +34,34 @@ class Grouping:
     """The number of the group of each position, by dimension; -1 where a position is in none."""
     counts: Mapping[Hashable, int]
     """How many groups there are, by dimension."""
-    regroup: Callable[[xr.DataArray], Any]  # Any: xarray's GroupBy, Resample or Coarsen
-    """Groups another array of the same lengths and coordinates in the same way, with xarray itself."""
+    regroup: Callable[[Grouped], Any]  # Any: xarray's GroupBy, Resample or Coarsen
+    """Groups another array, or a dataset, of the same lengths and coordinates in the same way, with xarray itself."""
     windows: bool = False
     """Whether xarray's methods take no dimensions: all that is grouped is reduced, and nothing else."""
 
+    def __str__(self) -> str:
+        return ", ".join(f"{count} along {dim!r}" for dim, count in self.counts.items())
 
-def group_labels(array: xr.DataArray, group: Any, groupers: Mapping[str, Any]) -> Grouping:  # Any: what xarray takes
+    def along(self, dims: Collection[Hashable]) -> Grouping:
+        """Return the same of an array that has only some of the dimensions."""
+        kept = [dim for dim in self.labels if dim in dims]
+        return replace(self, labels={dim: self.labels[dim] for dim in kept}, counts={dim: self.counts[dim] for dim in kept})
+
+    def reduced(self, dim: Dims, dims: Iterable[Hashable]) -> tuple[Hashable, ...]:
+        """Return those of `dims` that a reduction along `dim` takes away: by default those that are grouped.
+
+        Raises:
+            SelectionError: Those that are grouped are not among them, or others are though there are windows.
+        """
+        grouped = tuple(self.labels)
+        found = grouped if dim is None else named(dim, dims)
+        missing = [one for one in grouped if one not in found]
+        if missing or (self.windows and set(found) != set(grouped)):
+            raise SelectionError(f"groups are along {grouped}, which has to be reduced; {dim!r} was given")
+        return found
+
+
+def group_labels(array: Grouped, group: Any, groupers: Mapping[str, Any]) -> Grouping:  # Any: what xarray takes
     """Return the groups of `array.groupby(group, **groupers)`.
 
     Raises:
@@ -50,18 +77,19 @@ def group_labels(array: xr.DataArray, group: Any, groupers: Mapping[str, Any]) -
         raise SelectionError(f"{keys[0]!r} is no coordinate, or part of one, to make groups of; there are: {known}") from error
     dims = getattr(along, "dims", None)
     if dims is None or len(dims) != 1 or dims[0] not in array.dims:
-        raise SelectionError(f"groups are made along one of the dimensions {array.dims}; this is {_shown(along)}")
+        raise SelectionError(f"groups are made along one of the dimensions {tuple(array.sizes)}; this is {_shown(along)}")
     return _grouping(array, dims[0], lambda one: one.groupby(group, **groupers))
 
 
-def group_periods(array: xr.DataArray, periods: Mapping[str, Any], options: Mapping[str, Any]) -> Grouping:  # Any: frequencies
+def group_periods(array: Grouped, periods: Mapping[str, Any], options: Mapping[str, Any]) -> Grouping:  # Any: frequencies
     """Return the groups of `array.resample(time="1YS")`.
 
     Raises:
         SelectionError: It is not one dimension that is resampled.
     """
     if len(periods) != 1 or next(iter(periods)) not in array.dims:
-        raise SelectionError(f"resample one of the dimensions {array.dims}, as in resample(time='1YS'), not {list(periods)}")
+        dims = tuple(array.sizes)
+        raise SelectionError(f"resample one of the dimensions {dims}, as in resample(time='1YS'), not {list(periods)}")
     return _grouping(array, next(iter(periods)), lambda one: one.resample(**periods, **options))
 
 
@@ -69,7 +97,7 @@ def _shown(along: Any) -> str:  # Any: what the user gave
     return f"a coordinate of {getattr(along, 'dims', type(along).__name__)}"
 
 
-def _grouping(array: xr.DataArray, dim: Hashable, regroup: Callable[[xr.DataArray], Any]) -> Grouping:  # Any: see Grouping
+def _grouping(array: Grouped, dim: Hashable, regroup: Callable[[Grouped], Any]) -> Grouping:  # Any: see Grouping
     """Return the groups that `regroup` makes along a dimension.
 
     Raises:
@@ -98,18 +126,26 @@ def _grouping(array: xr.DataArray, dim: Hashable, regroup: Callable[[xr.DataArra
     return Grouping({dim: labels}, {dim: len(least)}, regroup)
 
 
-def group_windows(array: xr.DataArray, windows: Mapping[Any, int], options: Mapping[str, Any]) -> Grouping:  # Any: dimensions
-    """Return the groups of `array.coarsen(lat=4, lon=4)`.
+def group_windows(
+    array: Grouped, windows: Mapping[Any, int] | None, given: Mapping[str, Any]
+) -> Grouping:  # Any: what xarray takes
+    """Return the groups of `array.coarsen(windows, **given)`: windows, and xarray's options.
 
     Raises:
         SelectionError: A window does not fit its dimension.
     """
+    options = {name: value for name, value in given.items() if name in _OF_WINDOWS}
+    windows = {**(windows or {}), **{name: value for name, value in given.items() if name not in _OF_WINDOWS}}
     labels, counts = {}, {}
     for dim, window in windows.items():
-        if dim not in array.dims or isinstance(window, bool) or not isinstance(window, (int, np.integer)) or window < 1:
-            raise SelectionError(f"coarsen the dimensions {array.dims} by whole numbers, not {dim!r} by {window!r}")
+        if dim not in array.sizes or isinstance(window, bool) or not isinstance(window, (int, np.integer)) or window < 1:
+            raise SelectionError(f"coarsen the dimensions {tuple(array.sizes)} by whole numbers, not {dim!r} by {window!r}")
         labels[dim], counts[dim] = _windowed(array.sizes[dim], int(window), dim, options)
-    return Grouping(labels, counts, lambda one: one.coarsen(windows, **options), windows=True)
+    return Grouping(labels, counts, lambda one: one.coarsen(_of_dims(windows, one.sizes), **options), windows=True)
+
+
+def _of_dims(windows: Mapping[Any, int], dims: Collection[Hashable]) -> dict[Any, int]:  # Any: names of dimensions
+    return {dim: window for dim, window in windows.items() if dim in dims}
 
 
 def _windowed(length: int, window: int, dim: Hashable, options: Mapping[str, Any]) -> tuple[npt.NDArray[np.int64], int]:

@@ -456,6 +456,7 @@ def test_coordinates_of_weights(tmp_path):
             found = getattr(lazy.v.active.weighted(weights), method)(dim)
             assert_like(found, wanted)
             assert_values(found, wanted, 1e-12)
+            xr.testing.assert_allclose(getattr(lazy.active.weighted(weights), method)(dim).v, wanted)
 
 
 THRESHOLDS = {"> 280": lambda v: v > 280, ">= 250 and < 285": lambda v: (v >= 250) & (v < 285), "> 1000": lambda v: v > 1000}
