@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from activestore.accessor.lazy_array import LazyArray
 from activestore.accessor.stored_array import StoredArray
 from activestore.active import Active
 
 __all__ = ["JoinedArray"]
 
 
-class JoinedArray(BackendArray):
+class JoinedArray(LazyArray):
     """Lazy arrays joined along an axis; stored numbers of many files are read in one pass."""
 
     def __init__(self, parts: Sequence[Any], axis: int) -> None:  # Any: xarray's lazy arrays
@@ -31,12 +31,6 @@ class JoinedArray(BackendArray):
 
     def __repr__(self) -> str:
         return f"<JoinedArray {self.shape} {self.dtype} of {len(self.parts)} files>"
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> npt.NDArray[Any]:
-        found: npt.NDArray[Any] = indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.OUTER, self._read
-        )
-        return found
 
     def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
         """Return what `key`, an index for each dimension, selects; files before and after what it touches stay closed."""

@@ -125,7 +125,7 @@ class Query:
     ) -> xr.DataArray:
         """Return what xarray's method gives, of the whole or of each group."""
         if self.is_here:
-            return called(grouping.regroup(self.chosen(self.array)), method, dims, keep_attrs, windows=grouping.windows)
+            return called(grouping.regroup(self.loaded()), method, dims, keep_attrs, windows=grouping.windows)
         if self.array.dtype.kind not in "biufmM":
             raise NotNumericError(f"{self}: holds {self.array.dtype}, no numbers; leave out .active")
         if method.name == "sum" and self.array.ndim and not dims and not grouping.labels:
@@ -162,7 +162,7 @@ class Query:
                 )
             return self.reduced(method, dims, keep_attrs)
         options = {} if keep_attrs is None else {"keep_attrs": keep_attrs}
-        flat = self.chosen(self.array).stack({_FLAT: dims}, create_index=False)
+        flat = self.loaded().stack({_FLAT: dims}, create_index=False)
         found = getattr(flat, method.name)(_FLAT, skipna=method.skipna, **options)
         return self.assembled(found.drop_vars([name for name in found.coords if name not in found.dims]), found.values, {*dims})
 
@@ -195,6 +195,12 @@ class Query:
         variable = self.array.variable
         # What was computed of a file's values has lost this mark.
         return not self.array.size or (variable._in_memory and "source" in variable.encoding)
+
+    def loaded(self) -> xr.DataArray:
+        """Return the array, which is here, as the condition leaves it."""
+        array = self.array
+        # xarray fails to read some empty selections.
+        return self.chosen(array if array.size else array.copy(data=np.zeros(array.shape, array.dtype)))
 
     def chosen(self, array: xr.DataArray) -> xr.DataArray:
         """Return an array in memory as the condition leaves it: integers become floats."""

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from xarray.backends import BackendArray
-from xarray.core import indexing
 
+from activestore.accessor.lazy_array import LazyArray
 from activestore.active import Active
 from activestore.core.hdf5_group import Outline, outlined_variable
 from activestore.core.missing import Missing
@@ -35,7 +34,7 @@ class StoredFile:
         return Active(self.source, name, **self.options) if known is None else Active.of(self.source, known, **self.options)
 
 
-class StoredArray(BackendArray):
+class StoredArray(LazyArray):
     """The stored numbers of a variable, neither masked nor unpacked: decoding is xarray's.
 
     No file is held open, and it may be pickled; it is opened, by the variable's name, when numbers are first asked for.
@@ -73,12 +72,6 @@ class StoredArray(BackendArray):
     def stored(self) -> Active:
         """Return the variable with its stored numbers as values."""
         return self.active().with_decoding(dtype=self.dtype, missing=Missing(), packing=None)
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> npt.NDArray[Any]:
-        found: npt.NDArray[Any] = indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.OUTER, self._read
-        )
-        return found
 
     def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
         return np.asarray(self.stored()[key].read().data)

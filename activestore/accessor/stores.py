@@ -10,11 +10,12 @@ import h5netcdf
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from xarray.backends import BackendArray, H5NetCDFStore
+from xarray.backends import H5NetCDFStore
 from xarray.backends.common import AbstractDataStore
 from xarray.core import indexing
 
 from activestore.accessor.hdf5_contents import Described, describe
+from activestore.accessor.lazy_array import LazyArray
 from activestore.accessor.stored_array import StoredArray, StoredFile
 from activestore.core import classic
 from activestore.core.collection import held_back
@@ -168,7 +169,7 @@ def _variable(file: StoredFile, group: str | None, name: str, variable: xr.Varia
     if isinstance(variable, Described) and variable.values is not None:
         return xr.Variable(variable.dims, variable.values, variable.attrs, encoding, fastpath=True)
     full = f"{group.strip('/')}/{name}" if group and group.strip("/") else name
-    data: BackendArray
+    data: LazyArray
     if variable.dtype.kind in "iuf" and variable.dtype.itemsize <= 8 and "enum" not in (variable.dtype.metadata or {}):
         outline = variable.outline if isinstance(variable, Described) else None
         data = StoredArray(file, full, shape=variable.shape, dtype=np.dtype(variable.dtype.str), outline=outline)
@@ -177,17 +178,17 @@ def _variable(file: StoredFile, group: str | None, name: str, variable: xr.Varia
     return xr.Variable(variable.dims, indexing.LazilyIndexedArray(data), variable.attrs, encoding, fastpath=True)
 
 
-class _ThroughXarray(BackendArray):
+class _ThroughXarray(LazyArray):
     """Text, and whatever else is no number: the file is opened for each read."""
 
     def __init__(self, file: StoredFile, group: str | None, name: str, *, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.file, self.group, self.name = file, group, name
         self.shape, self.dtype = shape, dtype
 
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> npt.NDArray[Any]:
+    def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
         with self.file.source.metadata() as kept, _opened(kept, self.group) as store:
             array = store.open_store_variable(self.name, store.ds.variables[self.name])._data.array
-            found: npt.NDArray[Any] = array[key]
+            found: npt.NDArray[Any] = array[indexing.OuterIndexer(key)]
             return found
 
 
@@ -214,18 +215,14 @@ def _classic_variable(file: StoredFile, source: Source, entry: classic.Entry) ->
     return xr.Variable(entry.dims, indexing.LazilyIndexedArray(data), attrs, encoding, fastpath=True)
 
 
-class _ClassicText(BackendArray):
+class _ClassicText(LazyArray):
     """Text in a netCDF classic file: read whole, whatever is asked of it."""
+
+    support = indexing.IndexingSupport.BASIC
 
     def __init__(self, file: StoredFile, name: str, *, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.file, self.name = file, name
         self.shape, self.dtype = shape, dtype
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> npt.NDArray[Any]:
-        found: npt.NDArray[Any] = indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.BASIC, self._read
-        )
-        return found
 
     def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
         with self.file.source.metadata() as kept:

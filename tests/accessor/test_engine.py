@@ -40,6 +40,7 @@ def test_every_file_is_as_xarray_opens_it(path):
         lambda tas: tas[::-2, 3:9, ::5],
         lambda tas: tas[[3, 1, 1], :, [0, 35]],
         lambda tas: tas[0:0],
+        lambda tas: tas[::-1][5:10],
         lambda tas: tas.sel(time="2001", lat=slice(-30, 30)).isel(lon=slice(None, None, -1)),
         lambda tas: tas.sel(lat=[11, -44], lon=120, method="nearest"),
         lambda tas: tas.isel(time=xr.DataArray([0, 5, 7], dims="point"), lat=xr.DataArray([1, 2, 3], dims="point")),
@@ -51,6 +52,19 @@ def test_every_file_is_as_xarray_opens_it(path):
 def test_indexing(pick):
     with xr.open_dataset(TAS, engine="h5netcdf") as theirs, xr.open_dataset(TAS, engine="activestore") as ours:
         xr.testing.assert_identical(pick(ours.tas).load(), pick(theirs.tas).load())
+
+
+@pytest.mark.parametrize("empty", [slice(2, 2, -1), slice(5, 10, -2), slice(-1, 0), []])
+def test_nothing_is_read_of_an_empty_selection(empty):
+    """Of an empty slice that goes backwards, xarray's own engines raise IndexError."""
+    tas = xr.open_dataset(TAS, engine="activestore", cache=False).tas
+    for pick in (
+        lambda tas: tas[:, empty],
+        lambda tas: tas[::-2, empty, [3, 1]],
+        lambda tas: tas[:, empty, xr.DataArray([3, 1], dims="point")],
+        lambda tas: tas.isel(lat=empty).transpose("lon", "lat", "time"),
+    ):
+        xr.testing.assert_identical(pick(tas).load(), pick(tas.copy().load()))
 
 
 def test_undecoded():

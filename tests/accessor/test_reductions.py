@@ -348,13 +348,18 @@ def test_position_of_nothing(gaps):
             ds.v[:0].active.argmin("t")
 
 
-@pytest.mark.parametrize("pick", [{"t": slice(0)}, {"t": slice(0), "x": slice(0)}, {"x": []}])
-def test_nothing_selected(gaps, pick):
-    with opened(gaps) as (ds, theirs):
+NOTHING = (slice(0), slice(2, 2, -1), slice(1, 3, -2), slice(-1, 0), [])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("pick", [*({"t": one} for one in NOTHING), {"t": slice(1, 3, -1), "x": slice(0)}, {"x": []}], ids=str)
+def test_nothing_selected(gaps, pick, engine):
+    with opened(gaps, engine) as (ds, theirs):
         lazy, loaded = ds.v.isel(pick), theirs.v.isel(pick)
         for dim in (None, "t", "x", ["t", "x"]):
             for method in ("count", "sum", "mean", "std", "any", "all"):
                 assert_reduction(getattr(lazy.active, method)(dim), loaded, method, dim)
+        xr.testing.assert_identical(lazy.active.weighted(loaded.y).mean("y"), loaded.weighted(loaded.y).mean("y"))
 
 
 def test_dimension_of_no_length(tmp_path):
