@@ -13,13 +13,20 @@ import hdf5plugin  # noqa: F401  # before netCDF4: its filters take the HDF5 lib
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 
 # Files are written to real disks: how long an example takes says nothing.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 # The same examples at every run: a new one that fails belongs to who looks for it, not to whoever runs the tests next.
 settings.register_profile("default", max_examples=100, derandomize=True, **_COMMON)
 settings.register_profile("thorough", max_examples=2000, **_COMMON)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+_profile = os.environ.get("HYPOTHESIS_PROFILE", "default")
+settings.load_profile(_profile)
+if _profile == "default":
+    # Hypothesis mixes in constants of those of our modules that are loaded, which depends on the tests before.
+    _no_constants = Constants()
+    providers._get_local_constants = lambda: _no_constants
 
 # No test writes into the user's index cache: each has a folder of its own, what runs outside of tests has none.
 os.environ["ACTIVESTORE_CACHE"] = "off"
