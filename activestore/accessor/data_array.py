@@ -137,7 +137,7 @@ class ActiveArray(Reductions[xr.DataArray]):
         return self._query.explain(reduction, self._query.named(dim))
 
     def _reduced(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.DataArray:
-        return self._query.reduced(method, self._query.named(dim), keep_attrs)
+        return self._query.reduced(method, dim, keep_attrs)
 
     def _position(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.DataArray | dict[Hashable, xr.DataArray]:
         array, dims = self._query.array, self._query.named(dim)

@@ -120,17 +120,21 @@ class Query:
             total = total * members.reshape([-1 if one == dim else 1 for one in kept])
         return total
 
-    def reduced(
-        self, method: Method, dims: tuple[Hashable, ...], keep_attrs: bool | None, grouping: Grouping = NO_GROUPS
-    ) -> xr.DataArray:
-        """Return what xarray's method gives, of the whole or of each group."""
+    def reduced(self, method: Method, dim: Dims, keep_attrs: bool | None, grouping: Grouping = NO_GROUPS) -> xr.DataArray:
+        """Return what xarray's method gives, of the whole or of each group.
+
+        Raises:
+            SelectionError: The array has no such dimension.
+        """
+        dims = self.named(dim)
         if self.is_here:
-            return called(grouping.regroup(self.loaded()), method, dims, keep_attrs, windows=grouping.windows)
+            along = dims if self._has_place(dim) else None
+            return called(grouping.regroup(self.loaded()), method, along, keep_attrs, windows=grouping.windows)
         if self.array.dtype.kind not in "biufmM":
             raise NotNumericError(f"{self}: holds {self.array.dtype}, no numbers; leave out .active")
-        if method.name == "sum" and self.array.ndim and not dims and not grouping.labels:
+        if method.name == "sum" and self._has_place(dim) and not dims and not grouping.labels:
             method = replace(method, min_count=1)  # xarray leaves what is summed along nothing as it is
-        mould = self._mould(method, dims, keep_attrs, grouping)
+        mould = self._mould(method, dim, keep_attrs, grouping)
         answer = self.answer(method.reduction, dims, grouping)
         kind = self.chosen(self._small(NO_GROUPS)).dtype.kind
         (value,) = answer.values.values()
@@ -143,7 +147,7 @@ class Query:
         nothing = (np.transpose(answer.count, order) == 0) & (total > 0)
         if grouping.labels and kind == "f" and method.name in ("all", "any", "count", "sum") and np.any(nothing):
             # So is what one gives without valid values: a number or NaN, with flox in another way than without.
-            empty = self._mould(method, dims, keep_attrs, grouping, valid=False)
+            empty = self._mould(method, dim, keep_attrs, grouping, valid=False)
             values = np.where(nothing, empty.values, values)
         return self.assembled(mould, values, {*dims, *grouping.labels})
 
@@ -160,7 +164,7 @@ class Query:
                     f"{method.name} finds the first of equal values in the order of the file, in which {dims} are not; "
                     "transpose the array back, or leave out .active"
                 )
-            return self.reduced(method, dims, keep_attrs)
+            return self.reduced(method, dims if self.array.ndim else None, keep_attrs)
         options = {} if keep_attrs is None else {"keep_attrs": keep_attrs}
         flat = self.loaded().stack({_FLAT: dims}, create_index=False)
         found = getattr(flat, method.name)(_FLAT, skipna=method.skipna, **options)
@@ -175,12 +179,17 @@ class Query:
         return found.assign_coords({name: coord for name, coord in mould.coords.items() if name not in kept})
 
     def _mould(
-        self, method: Method, dims: tuple[Hashable, ...], keep_attrs: bool | None, grouping: Grouping, *, valid: bool = True
+        self, method: Method, dim: Dims, keep_attrs: bool | None, grouping: Grouping, *, valid: bool = True
     ) -> xr.DataArray:
         """Return what xarray gives for a small array of the same kind: type, name, attributes, order of dimensions."""
         small = self.chosen(self._small(grouping))
         small = small if valid else small.where(np.zeros(small.shape, bool))
+        dims = self.named(dim) if self._has_place(dim) else None
         return called(grouping.regroup(small), method, dims, keep_attrs, windows=grouping.windows)
+
+    def _has_place(self, dim: Dims) -> bool:
+        """Return whether xarray is to be told dimensions: of a single value it takes the mean, but along none leaves it."""
+        return self.array.ndim > 0 or not (dim is None or dim is ...)
 
     def _small(self, grouping: Grouping) -> xr.DataArray:
         """Return zeros in place of the array: one along each dimension, all along those that are grouped."""
@@ -213,15 +222,13 @@ class Query:
 def called(
     grouped: Any,
     method: Method,
-    dims: tuple[Hashable, ...],
+    dims: tuple[Hashable, ...] | None,
     keep_attrs: bool | None,
     *,
     windows: bool,  # Any: xarray's groups
 ) -> xr.DataArray:
     """Return the result of xarray's own method."""
-    # Nothing along no dimensions is what xarray leaves as it is; of a single value it takes the mean, as a float.
-    single = isinstance(grouped, xr.DataArray) and not grouped.ndim
-    place = () if windows else (None if single else list(dims),)
+    place = () if windows else (None if dims is None else list(dims),)
     if method.name == "ptp":
         least, greatest = (
             called(grouped, replace(method, name=name), dims, keep_attrs, windows=windows) for name in ("min", "max")

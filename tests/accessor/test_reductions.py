@@ -371,7 +371,7 @@ def test_dimension_of_no_length(tmp_path):
             assert_reduction(ds.active.count(dim).v, theirs.v, "count", dim)
 
 
-@pytest.mark.parametrize("value", [np.float32(2.5), np.int16(3), np.float64(np.nan)])
+@pytest.mark.parametrize("value", [np.float32(2.5), np.int16(3), np.uint8(3), np.float64(np.nan)])
 def test_scalars(tmp_path, value):
     path = tmp_path / "a.nc"
     xr.Dataset({"v": ((), value)}).to_netcdf(path, engine="h5netcdf", encoding={"v": {"_FillValue": None}})
@@ -379,6 +379,9 @@ def test_scalars(tmp_path, value):
         for method in METHODS:
             assert_reduction(getattr(ds.v.active, method)(), theirs.v, method, None)
             assert_reduction(getattr(ds.v.active, method)(...), theirs.v, method, ...)
+            # Along nothing, xarray leaves it as it is.
+            assert_reduction(getattr(ds.v.active, method)([]), theirs.v, method, [])
+            assert getattr(ds.v.active, method)([]).dtype == getattr(theirs.v, method)([]).dtype
 
 
 def test_truth(tmp_path):
