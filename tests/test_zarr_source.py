@@ -191,7 +191,9 @@ def write(recipe: Recipe, path: str) -> zarr.Array:
         )
     else:
         axes = tuple(range(len(recipe.shape)))
-        turned = [zarr.codecs.TransposeCodec(order=axes[::-1])] if recipe.order == "F" and axes else []
+        # zarr's delta makes one dimension of all, which zarr then cannot turn.
+        turns = recipe.order == "F" and axes and "delta" not in recipe.filters
+        turned = [zarr.codecs.TransposeCodec(order=axes[::-1])] if turns else []
         serializer = zarr.codecs.BytesCodec(
             endian=("big" if recipe.dtype[0] == ">" else "little") if dtype.itemsize > 1 else None
         )
