@@ -196,7 +196,7 @@ class Active(NamedReductions):
         """Return the same selection with its stored numbers understood in another way than netCDF4-python's.
 
         Parameters:
-            dtype: Type of the stored numbers: of the size that it has, signed or unsigned.
+            dtype: Type of the stored numbers: of the size that it has, signed or unsigned. Their byte order is the file's.
             missing: Which stored numbers are missing.
             packing: How they become values; None where they are the values.
 
@@ -208,7 +208,8 @@ class Active(NamedReductions):
         """
         if self._variable is not self._parts.first.variable:
             raise JoinError(f"{self._parts.files}: are joined already; say how each is decoded, then join them")
-        decoded = dataclasses.replace(self._variable, dtype=dtype, missing=missing, packing=packing)
+        stored = dtype.newbyteorder(self._variable.dtype.byteorder)
+        decoded = dataclasses.replace(self._variable, dtype=stored, missing=missing, packing=packing)
         part = dataclasses.replace(self._parts.first, variable=decoded)
         return self._copy(parts=dataclasses.replace(self._parts, each=(part,), variable=decoded))
 

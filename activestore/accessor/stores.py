@@ -208,10 +208,12 @@ def _classic_contents(file: StoredFile, source: Source, group: str | None) -> Co
 
 def _classic_variable(file: StoredFile, source: Source, entry: classic.Entry) -> xr.Variable:
     attrs, kind = dict(entry.attrs), _ClassicText if entry.dtype.kind == "S" else StoredArray
-    data = kind(file, entry.name, shape=entry.shape, dtype=entry.dtype)
+    # As netCDF4-python tells it: xarray takes a missing value for another number where the byte order is not this machine's.
+    dtype = entry.dtype.newbyteorder("=")
+    data = kind(file, entry.name, shape=entry.shape, dtype=dtype)
     if entry.dtype.kind == "S" and isinstance(fill := attrs.get("_FillValue"), str):
         attrs["_FillValue"] = np.bytes_(fill, "utf-8")
-    encoding = {"source": file.source.uri, "original_shape": entry.shape, "dtype": entry.dtype}
+    encoding = {"source": file.source.uri, "original_shape": entry.shape, "dtype": dtype}
     return xr.Variable(entry.dims, indexing.LazilyIndexedArray(data), attrs, encoding, fastpath=True)
 
 

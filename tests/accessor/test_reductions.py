@@ -51,16 +51,17 @@ def numbers(dtype, special=(), seed=0):
     return made
 
 
-def write(path, stored, attrs, *, fill=None, group=None):
+def write(path, stored, attrs, *, fill=None, group=None, form="NETCDF4"):
     """Write stored numbers as they are, and attributes of any type."""
-    with netCDF4.Dataset(path, "w") as file:
+    with netCDF4.Dataset(path, "w", format=form) as file:
         place = file if group is None else file.createGroup(group)
         for dim, length in zip(DIMS, SHAPE, strict=True):
             place.createDimension(dim, length)
             if dim != "x":
                 place.createVariable(dim, "f8", (dim,))[:] = np.arange(length) * 10.0
         endian = {">": "big", "<": "little"}.get(stored.dtype.str[0], "native")
-        made = place.createVariable("v", stored.dtype, DIMS, chunksizes=CHUNKS, endian=endian, fill_value=fill)
+        layout = {"chunksizes": CHUNKS, "endian": endian} if form == "NETCDF4" else {}
+        made = place.createVariable("v", stored.dtype, DIMS, fill_value=fill, **layout)
         made.set_auto_maskandscale(False)
         made[:] = stored
         made.setncatts({"units": "K", "long_name": "a variable"} | attrs)
@@ -68,9 +69,9 @@ def write(path, stored, attrs, *, fill=None, group=None):
 
 
 @contextlib.contextmanager
-def opened(path, engine="activestore", **options):
-    """Open a file twice: lazily, and in memory with xarray's own engine."""
-    with xr.open_dataset(path, engine="h5netcdf", **options) as theirs, xr.open_dataset(path, engine=engine, **options) as ds:
+def opened(path, engine="activestore", *, own="h5netcdf", **options):
+    """Open a file twice: lazily, and in memory with an engine of xarray's own."""
+    with xr.open_dataset(path, engine=own, **options) as theirs, xr.open_dataset(path, engine=engine, **options) as ds:
         yield ds, theirs.load()
 
 
@@ -175,14 +176,22 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("form", "engine"),
+    [*(("NETCDF4", engine) for engine in ENGINES), ("NETCDF3_64BIT_DATA", "activestore"), ("NETCDF3_64BIT_DATA", "netcdf4")],
+)
 @pytest.mark.parametrize("name", DECODINGS)
-def test_every_decoding(tmp_path, engine, name):
+def test_every_decoding(tmp_path, form, engine, name):
     dtype, attrs, fill = DECODINGS[name]
+    # All numbers of a classic file are big-endian.
+    dtype = dtype if form == "NETCDF4" else dtype.lstrip(">")
     special = [one for one in np.ravel([fill, *np.ravel(attrs.get("missing_value", []))]) if one is not None and one == one]
     kept = [one for one in special if np.dtype(dtype).kind == "f" or (one == int(one) and fits(int(one), dtype))]
-    path = write(tmp_path / "a.nc", numbers(dtype, kept), attrs, fill=fill)
-    with opened(path, engine) as (ds, theirs):
+    path = write(tmp_path / "a.nc", numbers(dtype, kept), attrs, fill=fill, form=form)
+    with opened(path, engine, own="h5netcdf" if form == "NETCDF4" else "netcdf4") as (ds, theirs):
+        with xr.open_dataset(path, engine=engine) as again:
+            xr.testing.assert_identical(again.load(), theirs)
+            assert again.v.dtype == theirs.v.dtype == ds.v.dtype
         if name in REFUSED:
             with pytest.raises(UntraceableError, match=REFUSED[name]):
                 ds.v.active.max()
