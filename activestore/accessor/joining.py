@@ -94,7 +94,10 @@ def _is_coded_alike(variables: Sequence[xr.Variable], dim: str) -> bool:
 def _is_equal(a: Any, b: Any) -> bool:  # Any: arrays or lengths
     if isinstance(a, int) or isinstance(b, int):
         return bool(np.size(a) if not isinstance(a, int) else a) == bool(b) and _length(a) == _length(b)
-    return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f" and b.dtype.kind == "f"))
+    try:
+        return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f" and b.dtype.kind == "f"))
+    except TypeError:
+        return False  # times of two calendars
 
 
 def _length(one: Any) -> int:  # Any: an array or a length
@@ -155,7 +158,16 @@ def _order(
     empty = [i for i, one in enumerate(coordinates) if not len(one)]
     filled = [i for i, one in enumerate(coordinates) if len(one)]
     falls = any(coordinates[i][0] > coordinates[i][-1] for i in filled)
-    order = sorted(filled, key=lambda i: coordinates[i][0], reverse=falls)
+    try:
+        order = sorted(filled, key=lambda i: coordinates[i][0], reverse=falls)
+    except TypeError as error:
+        # Times of several calendars, or some beyond what NumPy's own times reach.
+        kinds = {type(np.asarray(coordinates[i]).flat[0]).__name__: names[i] for i in reversed(filled)}
+        have = "; ".join(f"{name} has {kind}" for kind, name in reversed(kinds.items()))
+        raise JoinError(
+            f"the coordinates {along!r} of the files cannot be compared: {have}; open files of one calendar together, "
+            "or give decode_times=xr.coders.CFDatetimeCoder(use_cftime=True)"
+        ) from error
     for before, after in itertools.pairwise(order):
         last, begin = coordinates[before][-1], coordinates[after][0]
         if not (begin < last if falls else begin > last):

@@ -168,3 +168,17 @@ def test_falling_coordinates_and_none(tmp_path):
     assert falling.a.values.tolist() == [1, 2, 3, 0, 1, 2]
     bare = xr.open_dataset([tmp_path / "bare_1.nc", tmp_path / "bare_0.nc"], engine="activestore")
     assert bare.a.values.tolist() == [1, 2, 0, 1, 2]
+
+
+@pytest.mark.filterwarnings("ignore::xarray.SerializationWarning")
+@pytest.mark.parametrize("calendars", [("noleap", "360_day"), ("standard", "noleap"), ("standard", "standard")])
+def test_times_that_cannot_be_compared(tmp_path, calendars):
+    paths = [tmp_path / "a.nc", tmp_path / "b.nc"]
+    for path, calendar, year in zip(paths, calendars, (2000, 2900), strict=True):
+        time = ("time", [0.0, 1.0], {"units": f"days since {year}-01-01", "calendar": calendar})
+        xr.Dataset({"v": ("time", [1.0, 2.0])}, {"time": time}).to_netcdf(path, engine="h5netcdf")
+    with pytest.raises(JoinError, match=r"cannot be compared: .*a.nc has .*; .*b.nc has .*; open files of one calendar"):
+        xr.open_dataset(paths, engine="activestore")
+    if len(set(calendars)) == 1:
+        coder = xr.coders.CFDatetimeCoder(use_cftime=True)
+        assert xr.open_dataset(paths, engine="activestore", decode_times=coder).v.active.sum() == 6
