@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from activestore.accessor.grouping import Grouping, group_labels, group_periods, group_windows
+from activestore.accessor.grouping import Grouped, Grouping, group_labels, group_periods, group_windows
 from activestore.accessor.methods import Dims, Reductions, named
 from activestore.accessor.query import Query, called
 from activestore.accessor.rules import Method
@@ -100,7 +100,7 @@ class ActiveDataset(Reductions[xr.Dataset]):
     def _reduced(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.Dataset:
         dims = named(dim, self._dataset.sizes)
         near = _near(self._dataset, dims)
-        others = self._dataset.drop_vars(near)
+        others = _with_empty_read(self._dataset.drop_vars(near))
         rest: Any = called(others, method, tuple(dim for dim in dims if dim in others.sizes), keep_attrs, windows=False)
         found = {name: Query(one).reduced(method, _common(one, dims), keep_attrs) for name, one in near.items()}
         return _together(self._dataset, found, rest)
@@ -125,7 +125,7 @@ class GroupedDataset(Reductions[xr.Dataset]):
     def _reduced(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.Dataset:
         dims, sizes = self._grouping.reduced(dim, self._dataset.sizes), self._dataset.sizes
         near = _near(self._dataset, self._grouping.labels)
-        others = self._dataset.drop_vars(near)
+        others = _with_empty_read(self._dataset.drop_vars(near))
         # Groups without a coordinate cannot be made of a dataset that has lost the dimension.
         lost = [one for one in self._grouping.labels if one not in others.sizes]
         others = others.assign({f"positions along {one}": (one, np.zeros(sizes[one])) for one in lost})
@@ -142,7 +142,15 @@ class GroupedDataset(Reductions[xr.Dataset]):
     def _of(self, array: xr.DataArray) -> Grouping:
         """Return the groups of one of the variables; xarray orders the dimensions of a dataset otherwise than of an array."""
         own = self._grouping.along(array.dims)
-        return replace(own, regroup=lambda one: _Only(own.regroup(one.to_dataset(name=array.name)), array.name))
+
+        def regroup(one: Grouped) -> Any:  # Any: see Grouping
+            return (
+                own.regroup(one)
+                if isinstance(one, xr.Dataset)
+                else _Only(own.regroup(one.to_dataset(name=array.name)), array.name)
+            )
+
+        return replace(own, regroup=regroup)
 
 
 class _Only:
@@ -179,7 +187,7 @@ class WeightedDataset(WeightedReductions[xr.Dataset]):
         dims = named(dim, self._dataset.sizes)
         is_whole = set(dims) == set(self._dataset.sizes)
         near = {name: one for name, one in self._arrays.items() if is_whole or set(dims) <= set(self._dataset[name].dims)}
-        others = self._dataset.drop_vars(near)
+        others = _with_empty_read(self._dataset.drop_vars(near))
         # What is weighted along a dimension that a variable does not have is xarray's to say, if there is such a variable.
         there = dims if others.data_vars else tuple(one for one in dims if one in others.sizes or one in self._weights.dims)
         rest = called_weighted(others.weighted(self._weights), method, None if is_whole else there, skipna, keep_attrs)
@@ -196,6 +204,12 @@ def _near(dataset: xr.Dataset, dims: Collection[Hashable]) -> dict[Hashable, xr.
         for name, array in dataset.data_vars.items()
         if array.dtype.kind in "iuf" and not array.variable._in_memory and not set(array.dims).isdisjoint(dims)
     }
+
+
+def _with_empty_read(dataset: xr.Dataset) -> xr.Dataset:
+    """Return the same with variables without values in memory: xarray fails to read some empty selections."""
+    empty = {name: one for name, one in dataset.data_vars.items() if not one.size}
+    return dataset.assign({name: one.copy(data=np.zeros(one.shape, one.dtype)) for name, one in empty.items()})
 
 
 def _common(array: xr.DataArray, dims: tuple[Hashable, ...]) -> tuple[Hashable, ...]:

@@ -136,6 +136,8 @@ def group_windows(
     """
     options = {name: value for name, value in given.items() if name in _OF_WINDOWS}
     windows = {**(windows or {}), **{name: value for name, value in given.items() if name not in _OF_WINDOWS}}
+    if not windows:
+        raise SelectionError("name the dimensions to coarsen, as in coarsen(lat=4, lon=4)")
     labels, counts = {}, {}
     for dim, window in windows.items():
         if dim not in array.sizes or isinstance(window, bool) or not isinstance(window, (int, np.integer)) or window < 1:

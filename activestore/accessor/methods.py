@@ -27,7 +27,7 @@ def named(dim: Dims, dims: Iterable[Hashable]) -> tuple[Hashable, ...]:
     there = tuple(dims)
     if dim is None or isinstance(dim, EllipsisType):
         return there
-    given: list[Any] = list(dim) if isinstance(dim, (tuple, list, set, frozenset)) else [dim]
+    given: list[Any] = list(dim) if isinstance(dim, Iterable) and not isinstance(dim, (str, bytes)) else [dim]
     strange = [one for one in given if one not in there]
     if strange:
         raise SelectionError(f"no dimension {strange[0]!r}; the dimensions are {', '.join(map(repr, there)) or 'none'}")

@@ -27,6 +27,8 @@ __all__ = ["NO_GROUPS", "Answer", "Query", "called"]
 
 _FLAT = "_activestore_flat"
 """Name of a dimension that stands for several."""
+_NEVER = 1 << 40
+"""More values than any group has."""
 NO_GROUPS = Grouping({}, {}, lambda array: array)
 
 
@@ -127,18 +129,21 @@ class Query:
             SelectionError: The array has no such dimension.
         """
         dims = self.named(dim)
+        # Of a single value xarray takes the mean, but leaves it as it is along nothing.
+        place = None if self.array.ndim == 0 and (dim is None or dim is ...) else dims
         if self.is_here:
-            along = dims if self._has_place(dim) else None
-            return called(grouping.regroup(self.loaded()), method, along, keep_attrs, windows=grouping.windows)
+            return called(grouping.regroup(self.loaded()), method, place, keep_attrs, windows=grouping.windows)
         if self.array.dtype.kind not in "biufmM":
             raise NotNumericError(f"{self}: holds {self.array.dtype}, no numbers; leave out .active")
-        if method.name == "sum" and self._has_place(dim) and not dims and not grouping.labels:
+        if method.name == "sum" and place == () and not grouping.labels:
             method = replace(method, min_count=1)  # xarray leaves what is summed along nothing as it is
-        mould = self._mould(method, dim, keep_attrs, grouping)
+        mould = self._mould(method, place, keep_attrs, grouping)
         answer = self.answer(method.reduction, dims, grouping)
         kind = self.chosen(self._small(NO_GROUPS)).dtype.kind
         (value,) = answer.values.values()
         values = finished(method, value, answer.count, answer.total, kind)
+        if grouping.labels and method.name == "sum" and self._counts_all(method, place, grouping):
+            values = np.where(answer.count < (method.min_count or 0), np.nan, values)
         order = _order(mould.dims, answer.dims)
         values, total = np.transpose(values, order), np.transpose(answer.total, order)
         if not np.all(total):
@@ -147,9 +152,24 @@ class Query:
         nothing = (np.transpose(answer.count, order) == 0) & (total > 0)
         if grouping.labels and kind == "f" and method.name in ("all", "any", "count", "sum") and np.any(nothing):
             # So is what one gives without valid values: a number or NaN, with flox in another way than without.
-            empty = self._mould(method, dim, keep_attrs, grouping, valid=False)
+            empty = self._mould(method, place, keep_attrs, grouping, valid=False)
             values = np.where(nothing, empty.values, values)
-        return self.assembled(mould, values, {*dims, *grouping.labels})
+        if grouping.windows and method.name == "any":
+            # What pads the last windows is true.
+            padded = called(grouping.regroup(self._small(grouping)), method, None, None, windows=True)
+            values = np.logical_or(values, padded.values)
+        found = self.assembled(mould, values, {*dims, *grouping.labels})
+        if not grouping.windows:
+            return found
+        coords = grouping.regroup(xr.Dataset(coords=self.array.coords)).mean().coords
+        return found.assign_coords({name: coord for name, coord in coords.items() if name not in found.coords})
+
+    def _counts_all(self, method: Method, place: tuple[Hashable, ...] | None, grouping: Grouping) -> bool:
+        """Return whether xarray, with flox, counts the values of a group even where it looks for no missing ones."""
+        if method.min_count is None or grouping.windows:
+            return False
+        never = self._mould(replace(method, min_count=_NEVER), place, None, grouping)
+        return bool(never.dtype.kind == "f" and np.all(np.isnan(never.values)))
 
     def positions(self, method: Method, dims: tuple[Hashable, ...], keep_attrs: bool | None) -> xr.DataArray:
         """Return where the least or greatest values are, counted in C order of `dims` where these are several.
@@ -179,17 +199,18 @@ class Query:
         return found.assign_coords({name: coord for name, coord in mould.coords.items() if name not in kept})
 
     def _mould(
-        self, method: Method, dim: Dims, keep_attrs: bool | None, grouping: Grouping, *, valid: bool = True
+        self,
+        method: Method,
+        place: tuple[Hashable, ...] | None,
+        keep_attrs: bool | None,
+        grouping: Grouping,
+        *,
+        valid: bool = True,
     ) -> xr.DataArray:
         """Return what xarray gives for a small array of the same kind: type, name, attributes, order of dimensions."""
         small = self.chosen(self._small(grouping))
         small = small if valid else small.where(np.zeros(small.shape, bool))
-        dims = self.named(dim) if self._has_place(dim) else None
-        return called(grouping.regroup(small), method, dims, keep_attrs, windows=grouping.windows)
-
-    def _has_place(self, dim: Dims) -> bool:
-        """Return whether xarray is to be told dimensions: of a single value it takes the mean, but along none leaves it."""
-        return self.array.ndim > 0 or not (dim is None or dim is ...)
+        return called(grouping.regroup(small), method, place, keep_attrs, windows=grouping.windows)
 
     def _small(self, grouping: Grouping) -> xr.DataArray:
         """Return zeros in place of the array: one along each dimension, all along those that are grouped."""

@@ -371,6 +371,26 @@ def test_nothing_selected(gaps, pick, engine):
         xr.testing.assert_identical(lazy.active.weighted(loaded.y).mean("y"), loaded.weighted(loaded.y).mean("y"))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_nothing_selected_of_a_dataset(tmp_path, engine):
+    """Some variables are reduced near the data, xarray is asked for the others."""
+    made = xr.Dataset({"v": (("t", "x"), np.ones((3, 4))), "k": ("t", np.arange(3)), "name": ("t", list("abc"))})
+    made.to_netcdf(tmp_path / "a.nc", engine="netcdf4")
+    for empty in NOTHING:
+        with opened(tmp_path / "a.nc", engine) as (ds, theirs):
+            lazy, loaded = ds.isel(t=empty), theirs.isel(t=empty)
+            for dim in ("x", []):
+                xr.testing.assert_identical(lazy.active.count(dim), loaded.count(dim))
+            xr.testing.assert_identical(lazy.drop_vars("name").active.mean("x"), loaded.drop_vars("name").mean("x"))
+
+
+@pytest.mark.parametrize("dims", [lambda: np.array(["t", "x"]), lambda: (one for one in ("t", "x")), {"t": 1, "x": 2}.keys])
+def test_names_of_dimensions(gaps, dims):
+    with opened(gaps) as (ds, theirs):
+        assert_reduction(ds.v.active.mean(dims()), theirs.v, "mean", ["t", "x"])
+        assert_reduction(ds.active.mean(dims()).v, theirs.v, "mean", ["t", "x"])
+
+
 def test_dimension_of_no_length(tmp_path):
     path = tmp_path / "a.nc"
     xr.Dataset({"v": (("a", "b"), np.zeros((0, 3), "f4"))}).to_netcdf(path, engine="h5netcdf")
