@@ -20,6 +20,8 @@ __all__ = ["WeightedArray", "WeightedReductions", "called_weighted", "checked_we
 _BLOCK = 32 << 20
 """Bytes, in double precision, of what is contracted here at a time."""
 
+_MOST_HERE = 1 << 30
+"""Bytes, in double precision, of values that are read because some are infinite."""
 _NEARLY = 1 - 1e-9
 """How much of an integer's range a sum may have, if it is told from a sum of floats, which are rounded."""
 
@@ -120,16 +122,35 @@ class WeightedArray(WeightedReductions[xr.DataArray]):
         self, query: Query, method: str, dims: tuple[Hashable, ...], skipna: bool | None, dtype: np.dtype[Any]
     ) -> Array:
         """Return the result for a part of the array, its dimensions in the array's order."""
-        state = _state(query, self._near(dims), moments=method in ("sum_of_squares", "var", "std"))
+        moments = method in ("sum_of_squares", "var", "std")
+        state = _state(query, self._near(dims), moments=moments)
+        if moments and not np.all(np.isfinite(state.sum)):
+            return self._value_by_value(query, method, dims, skipna)
         axes = tuple(state.dims.index(dim) for dim in dims if dim in self._weights.dims)
         weights = _along(self._weights, state.dims)
         with np.errstate(all="ignore"):
-            found = _finished(method, state, weights, axes, dtype)
+            found = _finished(method, state, weights, axes, dtype, skipna)
         if method != "sum_of_weights" and skipna is False:
             complete = np.all(state.count == state.total, axis=axes)
             found = np.where(complete, found, np.nan)
         kept = [dim for i, dim in enumerate(state.dims) if i not in axes]
         return np.transpose(found, [kept.index(dim) for dim in query.array.dims if dim in kept])
+
+    def _value_by_value(self, query: Query, method: str, dims: tuple[Hashable, ...], skipna: bool | None) -> Array:
+        """Return the result for a part of the array in which values are infinite: how far each is from the mean counts.
+
+        Raises:
+            SelectionError: It is too large to be read.
+        """
+        array = query.array
+        if array.size * 8 > _MOST_HERE:
+            raise SelectionError(
+                f"{query}: has infinite values, whose {method} takes reading all of it; select less, or leave them out with "
+                ".active.where('< 1e300 and > -1e300')"
+            )
+        loaded = query.chosen(array.copy(data=array.compute().values))
+        found = called_weighted(loaded.weighted(self._weights), method, dims, skipna, None)
+        return np.asarray(found.transpose(*[dim for dim in array.dims if dim in found.dims]).values)
 
 
 def called_weighted(
@@ -174,7 +195,9 @@ def _state(query: Query, dims: tuple[Hashable, ...], *, moments: bool) -> _State
     return _State(count, answer.total, found["mean"] * count, found["var"] * count, answer.dims)
 
 
-def _finished(method: str, state: _State, weights: Array, axes: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+def _finished(
+    method: str, state: _State, weights: Array, axes: tuple[int, ...], dtype: np.dtype[Any], skipna: bool | None
+) -> Array:
     """Return the result, whose type will be `dtype`."""
     of_weights = np.sum(weights * state.count, axis=axes, keepdims=True, dtype="f8")
     of_weights = np.where(of_weights == 0, np.nan, of_weights)
@@ -189,7 +212,7 @@ def _finished(method: str, state: _State, weights: Array, axes: tuple[int, ...],
         return np.asarray(np.squeeze(total if method == "sum" else total / of_weights, axis=axes))
     deviation = np.where(state.count > 0, state.sum / state.count - total / of_weights, 0)
     squares = weights * (state.squares + state.count * np.square(deviation))
-    total = np.nansum(squares, axis=axes, keepdims=True)
+    total = (np.sum if skipna is False else np.nansum)(squares, axis=axes, keepdims=True)
     if method != "sum_of_squares":
         total = np.sqrt(total / of_weights) if method == "std" else total / of_weights
     return np.asarray(np.squeeze(total, axis=axes))
@@ -244,7 +267,9 @@ def checked_weights(array: xr.DataArray | xr.Dataset, weights: xr.DataArray) -> 
     strange = [dim for dim in weights.dims if dim not in array.sizes]
     if strange:
         raise SelectionError(f"the weights have the dimension {strange[0]!r}, the data have {tuple(array.sizes)}")
-    weights = weights.load()
+    if weights.dtype.kind not in "biuf":
+        raise SelectionError(f"weights are numbers, not {weights.dtype}")
+    weights = weights.compute()
     try:
         xr.align(array.coords.to_dataset(), weights, join="exact", copy=False)
     except ValueError as error:

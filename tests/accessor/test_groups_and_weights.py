@@ -506,3 +506,76 @@ def test_a_climatology_of_integers(tmp_path):
                 assert_same(found, made.v[gaps], lambda one, m=method: getattr(one.resample(time="MS"), m)("time"), method)
                 found = getattr(lazy.active.coarsen(time=30, boundary="pad"), method)()
                 assert_same(found, made.v, lambda one, m=method: getattr(one.coarsen(time=30, boundary="pad"), m)(), method)
+
+
+def stored(path, array):
+    """Return the array, written to a file: lazy, and in memory."""
+    array.to_netcdf(path, engine="h5netcdf")
+    with xr.open_dataset(path, engine="h5netcdf") as theirs:
+        loaded = theirs.load()
+    return xr.open_dataset(path, engine="activestore", cache=False), loaded
+
+
+@pytest.mark.parametrize("skipna", [None, True, False])
+def test_weights_of_infinite_values(tmp_path, skipna):
+    values = np.arange(60.0).reshape(3, 4, 5)
+    values[0, 1, 2], values[1, 2, 3], values[1, 2, 4], values[2, 0] = np.inf, -np.inf, np.nan, np.inf
+    lazy, loaded = stored(tmp_path / "a.nc", xr.DataArray(values, dims=("a", "b", "c"), name="v"))
+    for weights in (
+        xr.DataArray([1.0, 2, 3], dims="a"),
+        xr.DataArray([1.0, 0, 3, 1], dims="b"),
+        xr.DataArray([0.0, 1, 0], dims="a"),
+    ):
+        for method, dim in itertools.product(("mean", "sum", "var", "std", "sum_of_squares"), ("a", ["b", "c"], None, ["c"])):
+            wanted = getattr(loaded.v.weighted(weights), method)(dim, skipna=skipna)
+            found = getattr(lazy.v.active.weighted(weights), method)(dim, skipna=skipna)
+            assert_like(found, wanted)
+            np.testing.assert_allclose(found.values, wanted.values, rtol=1e-12, err_msg=f"{method} {dim}")
+
+
+def test_weights_stay_as_they_are(tmp_path):
+    lazy, loaded = stored(tmp_path / "a.nc", xr.DataArray(np.arange(6.0).reshape(2, 3), dims=("a", "b"), name="v"))
+    weights = xr.DataArray([1.0, 2.0], dims="a").chunk()
+    xr.testing.assert_allclose(lazy.v.active.weighted(weights).mean(), loaded.v.weighted(weights.compute()).mean())
+    assert weights.chunks == ((2,),)
+    for wrong in ([1j, 2.0], np.array([1, 2], object), ["a", "b"]):
+        with pytest.raises(SelectionError, match="weights are numbers"):
+            lazy.v.active.weighted(xr.DataArray(wrong, dims="a"))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("dtype", ["f4", "i2"])
+def test_what_pads_windows_is_true(tmp_path, dtype, side):
+    lazy, loaded = stored(tmp_path / "a.nc", xr.DataArray(np.zeros((3, 5), dtype), dims=("y", "x"), name="v"))
+    for method, windows in itertools.product(("any", "all", "count", "sum", "max"), ({"x": 2}, {"x": 2, "y": 2}, {"x": 4})):
+        wanted = getattr(loaded.coarsen(windows, boundary="pad", side=side), method)()
+        xr.testing.assert_identical(getattr(lazy.v.active.coarsen(windows, boundary="pad", side=side), method)(), wanted.v)
+        xr.testing.assert_identical(getattr(lazy.active.coarsen(windows, boundary="pad", side=side), method)(), wanted)
+    with pytest.raises(SelectionError, match="name the dimensions to coarsen"):
+        lazy.v.active.coarsen({})
+
+
+def test_coordinates_of_windows(tmp_path):
+    coords = {"lat": (("y", "x"), np.arange(24.0).reshape(4, 6)), "y": np.arange(4.0), "area": ("x", np.arange(6.0)), "k": 2}
+    array = xr.DataArray(np.arange(24.0).reshape(4, 6), coords, ("y", "x"), name="v")
+    lazy, loaded = stored(tmp_path / "a.nc", array.to_dataset())
+    for windows in ({"y": 2}, {"x": 3}, {"y": 2, "x": 2}):
+        for options in ({}, {"coord_func": "max"}, {"coord_func": {"lat": "min"}}):
+            wanted = loaded.coarsen(windows, **options).mean()
+            xr.testing.assert_identical(lazy.v.active.coarsen(windows, **options).mean(), wanted.v)
+            xr.testing.assert_identical(lazy.active.coarsen(windows, **options).mean(), wanted)
+
+
+@pytest.mark.usefixtures("_flox")
+@pytest.mark.parametrize("skipna", [None, True, False])
+@pytest.mark.parametrize("dtype", ["f8", "i4"])
+def test_groups_with_fewer_values_than_a_sum_needs(tmp_path, dtype, skipna):
+    """With flox, xarray counts the values of a group even where it looks for no missing ones."""
+    values = np.arange(30).reshape(6, 5).astype(dtype)
+    if dtype == "f8":
+        values[1:3, 1], values[5] = np.nan, np.nan
+    array = xr.DataArray(values, {"t": [0, 1, 1, 2, 2, 2]}, ("t", "x"), name="v")
+    lazy, loaded = stored(tmp_path / "a.nc", array)
+    for least, dim in itertools.product((0, 1, 2, 3, 8), ("t", ["t", "x"])):
+        wanted = loaded.v.groupby("t").sum(dim, skipna=skipna, min_count=least)
+        xr.testing.assert_identical(lazy.v.active.groupby("t").sum(dim, skipna=skipna, min_count=least), wanted)
