@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Hashable
 
 import numpy as np
 import xarray as xr
 
-from activestore.accessor.grouping import Grouping, group_labels, group_periods, group_windows
+from activestore.accessor.grouping import Groupable, Grouping
 from activestore.accessor.methods import Dims, Reductions
 from activestore.accessor.query import Query
 from activestore.accessor.rules import Method
@@ -20,7 +19,7 @@ from activestore.explanation import Explanation
 __all__ = ["ActiveArray", "GroupedArray"]
 
 
-class ActiveArray(Reductions[xr.DataArray]):
+class ActiveArray(Reductions[xr.DataArray], Groupable["GroupedArray"]):
     """Reductions of a `DataArray` where its data are: `da.active.mean("time")` gives what `da.mean("time")` gives.
 
     Examples:
@@ -74,43 +73,6 @@ class ActiveArray(Reductions[xr.DataArray]):
         """Return the greatest value less the least along `dim`."""
         return self._reduced(Method("ptp", skipna), dim, keep_attrs)
 
-    def groupby(self, group: Any = None, **groupers: Any) -> GroupedArray:  # Any: what xarray's groupby takes
-        """Return the reductions of groups of positions along one dimension, as `da.groupby("time.month")` has them.
-
-        Examples:
-            >>> import xarray as xr
-            >>> tas = xr.open_dataset("docs/tas.nc", engine="activestore").tas
-            >>> tas.active.groupby("time.season").mean("time").season.values.tolist()
-            ['DJF', 'JJA', 'MAM', 'SON']
-        """
-        return GroupedArray(self._query, group_labels(self._query.array, group, groupers))
-
-    def resample(self, *, options: Mapping[str, Any] | None = None, **periods: Any) -> GroupedArray:  # Any: frequencies
-        """Return the reductions of periods of time, as `da.resample(time="1YS")` has them; `options` go to xarray's method.
-
-        Examples:
-            >>> import xarray as xr
-            >>> tas = xr.open_dataset("docs/tas.nc", engine="activestore").tas
-            >>> tas.active.resample(time="1YS").max("time").time.dt.year.values.tolist()
-            [2001, 2002]
-        """
-        return GroupedArray(self._query, group_periods(self._query.array, periods, options or {}))
-
-    def coarsen(self, dim: Mapping[Any, int] | None = None, **options: Any) -> GroupedArray:  # Any: windows and options
-        """Return the reductions of windows of positions, as `da.coarsen(lat=4, lon=4)` has them.
-
-        Parameters:
-            dim: Lengths of the windows by dimension; or give them as keywords.
-            options: `boundary` ("exact", "trim" or "pad"), `side` and `coord_func` as in xarray; all others are windows.
-
-        Examples:
-            >>> import xarray as xr
-            >>> tas = xr.open_dataset("docs/tas.nc", engine="activestore").tas
-            >>> tas.active.coarsen(lat=9, lon=9).mean().shape
-            (24, 2, 4)
-        """
-        return GroupedArray(self._query, group_windows(self._query.array, dim, options))
-
     def weighted(self, weights: xr.DataArray) -> WeightedArray:
         """Return the weighted reductions, as `da.weighted(weights)` has them.
 
@@ -136,6 +98,12 @@ class ActiveArray(Reductions[xr.DataArray]):
         """
         return self._query.explain(reduction, self._query.named(dim))
 
+    def _whole(self) -> xr.DataArray:
+        return self._query.array
+
+    def _in_groups(self, grouping: Grouping) -> GroupedArray:
+        return GroupedArray(self._query, grouping)
+
     def _reduced(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.DataArray:
         return self._query.reduced(method, dim, keep_attrs)
 
@@ -145,6 +113,8 @@ class ActiveArray(Reductions[xr.DataArray]):
             dims = tuple(dict.fromkeys(dim))  # in this order are the positions counted
         if method.skipna is False and array.dtype.kind == "f":
             raise SelectionError(f"{method.name} finds no NaN; leave out skipna=False, or leave out .active")
+        if array.ndim and not dims:
+            raise SelectionError(f"{method.name} of no dimension; name one of {', '.join(map(repr, array.dims))}")
         if not array.size:
             raise SelectionError(f"{method.name} of nothing: the lengths are {dict(array.sizes)}; select something")
         found = self._query.positions(method, dims, keep_attrs)

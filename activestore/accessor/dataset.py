@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from activestore.accessor.grouping import Grouped, Grouping, group_labels, group_periods, group_windows
+from activestore.accessor.grouping import Groupable, Grouped, Grouping
 from activestore.accessor.methods import Dims, Reductions, named
 from activestore.accessor.query import Query, called
 from activestore.accessor.rules import Method
 from activestore.accessor.weighted import WeightedArray, WeightedReductions, called_weighted, checked_weights
-from activestore.errors import SelectionError
 from activestore.explanation import Explanation
 
 __all__ = ["ActiveDataset", "GroupedDataset", "WeightedDataset"]
 
 
-class ActiveDataset(Reductions[xr.Dataset]):
+class ActiveDataset(Reductions[xr.Dataset], Groupable["GroupedDataset"]):
     """Reductions of all variables of a `Dataset` where their data are: `ds.active.mean("time")` gives `ds.mean("time")`.
 
     Variables that lack the dimensions, are in memory, or hold times or text are reduced by xarray.
@@ -36,45 +35,6 @@ class ActiveDataset(Reductions[xr.Dataset]):
     def __init__(self, dataset: xr.Dataset) -> None:
         """Reduce the variables of `dataset`."""
         self._dataset = dataset
-
-    def groupby(self, group: Any = None, **groupers: Any) -> GroupedDataset:  # Any: what xarray's groupby takes
-        """Return the reductions of groups of positions along one dimension, as `ds.groupby("time.month")` has them.
-
-        Examples:
-            >>> import xarray as xr
-            >>> ds = xr.open_dataset("docs/tas.nc", engine="activestore")
-            >>> dict(ds.active.groupby("time.season").mean("time").tas.sizes)
-            {'season': 4, 'lat': 18, 'lon': 36}
-        """
-        if isinstance(group, str) and group in self._dataset.data_vars:
-            raise SelectionError(f"groups are made along a coordinate; make {group!r} one first: ds.set_coords({group!r})")
-        return GroupedDataset(self._dataset, group_labels(self._dataset, group, groupers))
-
-    def resample(self, *, options: Mapping[str, Any] | None = None, **periods: Any) -> GroupedDataset:  # Any: frequencies
-        """Return the reductions of periods of time, as `ds.resample(time="1YS")` has them; `options` go to xarray's method.
-
-        Examples:
-            >>> import xarray as xr
-            >>> ds = xr.open_dataset("docs/tas.nc", engine="activestore")
-            >>> ds.active.resample(time="1YS").max("time").time.dt.year.values.tolist()
-            [2001, 2002]
-        """
-        return GroupedDataset(self._dataset, group_periods(self._dataset, periods, options or {}))
-
-    def coarsen(self, dim: Mapping[Any, int] | None = None, **options: Any) -> GroupedDataset:  # Any: windows and options
-        """Return the reductions of windows of positions, as `ds.coarsen(lat=4, lon=4)` has them.
-
-        Parameters:
-            dim: Lengths of the windows by dimension; or give them as keywords.
-            options: `boundary` ("exact", "trim" or "pad"), `side` and `coord_func` as in xarray; all others are windows.
-
-        Examples:
-            >>> import xarray as xr
-            >>> ds = xr.open_dataset("docs/tas.nc", engine="activestore")
-            >>> ds.active.coarsen(lat=9, lon=9).mean().tas.shape
-            (24, 2, 4)
-        """
-        return GroupedDataset(self._dataset, group_windows(self._dataset, dim, options))
 
     def weighted(self, weights: xr.DataArray) -> WeightedDataset:
         """Return the weighted reductions, as `ds.weighted(weights)` has them.
@@ -96,6 +56,12 @@ class ActiveDataset(Reductions[xr.Dataset]):
         dims = named(dim, self._dataset.sizes)
         near = _near(self._dataset, dims)
         return {name: Query(one).explain(reduction, _common(one, dims)) for name, one in near.items()}
+
+    def _whole(self) -> xr.Dataset:
+        return self._dataset
+
+    def _in_groups(self, grouping: Grouping) -> GroupedDataset:
+        return GroupedDataset(self._dataset, grouping)
 
     def _reduced(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.Dataset:
         dims = named(dim, self._dataset.sizes)

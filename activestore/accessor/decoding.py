@@ -71,7 +71,7 @@ class _Decoding:
         """Take signed numbers for unsigned ones, or the other way round."""
         if np.dtype(dtype).itemsize != self.stored.itemsize:
             raise UntraceableError(f"its values are converted to {dtype}")
-        self.stored = np.dtype(np.dtype(dtype).str.replace("<", self.stored.str[0]).replace(">", self.stored.str[0]))
+        self.stored = np.dtype(dtype)
 
     def _mask(self, *, encoded_fill_values: set[Any], decoded_fill_value: Any, dtype: Any) -> None:  # Any: scalars
         made = np.dtype(dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,13 @@ import xarray as xr
 from activestore.accessor.methods import Dims, named
 from activestore.errors import SelectionError
 
-__all__ = ["Grouped", "Grouping", "group_labels", "group_periods", "group_windows"]
+__all__ = ["Groupable", "Grouped", "Grouping", "coords_along"]
 
 Grouped = xr.DataArray | xr.Dataset
 """What groups are made of."""
+
+Groups = TypeVar("Groups")
+"""The reductions of groups."""
 
 _FEW = 24
 """Groups that xarray reduces one by one in no time."""
@@ -61,7 +64,54 @@ class Grouping:
         return found
 
 
-def group_labels(array: Grouped, group: Any, groupers: Mapping[str, Any]) -> Grouping:  # Any: what xarray takes
+class Groupable(Generic[Groups]):
+    """What can be reduced in groups of positions, as xarray makes them: an array, or a dataset."""
+
+    def _whole(self) -> Grouped:
+        raise NotImplementedError
+
+    def _in_groups(self, grouping: Grouping) -> Groups:
+        raise NotImplementedError
+
+    def groupby(self, group: Any = None, **groupers: Any) -> Groups:  # Any: what xarray's groupby takes
+        """Return the reductions of groups of positions along one dimension, as `da.groupby("time.month")` has them.
+
+        Examples:
+            >>> import xarray as xr
+            >>> tas = xr.open_dataset("docs/tas.nc", engine="activestore").tas
+            >>> tas.active.groupby("time.season").mean("time").season.values.tolist()
+            ['DJF', 'JJA', 'MAM', 'SON']
+        """
+        return self._in_groups(_of_labels(self._whole(), group, groupers))
+
+    def resample(self, *, options: Mapping[str, Any] | None = None, **periods: Any) -> Groups:  # Any: frequencies
+        """Return the reductions of periods of time, as `da.resample(time="1YS")` has them; `options` go to xarray's method.
+
+        Examples:
+            >>> import xarray as xr
+            >>> tas = xr.open_dataset("docs/tas.nc", engine="activestore").tas
+            >>> tas.active.resample(time="1YS").max("time").time.dt.year.values.tolist()
+            [2001, 2002]
+        """
+        return self._in_groups(_of_periods(self._whole(), periods, options or {}))
+
+    def coarsen(self, dim: Mapping[Any, int] | None = None, **options: Any) -> Groups:  # Any: windows and options
+        """Return the reductions of windows of positions, as `da.coarsen(lat=4, lon=4)` has them.
+
+        Parameters:
+            dim: Lengths of the windows by dimension; or give them as keywords.
+            options: `boundary` ("exact", "trim" or "pad"), `side` and `coord_func` as in xarray; all others are windows.
+
+        Examples:
+            >>> import xarray as xr
+            >>> tas = xr.open_dataset("docs/tas.nc", engine="activestore").tas
+            >>> tas.active.coarsen(lat=9, lon=9).mean().shape
+            (24, 2, 4)
+        """
+        return self._in_groups(_of_windows(self._whole(), dim, options))
+
+
+def _of_labels(array: Grouped, group: Any, groupers: Mapping[str, Any]) -> Grouping:  # Any: what xarray takes
     """Return the groups of `array.groupby(group, **groupers)`.
 
     Raises:
@@ -70,6 +120,8 @@ def group_labels(array: Grouped, group: Any, groupers: Mapping[str, Any]) -> Gro
     keys = [group] if group is not None else list(groupers)
     if len(keys) != 1:
         raise SelectionError(f"groups are made along one coordinate at a time, not of {len(keys)}")
+    if isinstance(array, xr.Dataset) and isinstance(keys[0], str) and keys[0] in array.data_vars:
+        raise SelectionError(f"groups are made along a coordinate; make {keys[0]!r} one first: ds.set_coords({keys[0]!r})")
     try:
         along = array[keys[0]] if isinstance(keys[0], str) else keys[0]
     except _OF_XARRAY as error:
@@ -81,7 +133,7 @@ def group_labels(array: Grouped, group: Any, groupers: Mapping[str, Any]) -> Gro
     return _grouping(array, dims[0], lambda one: one.groupby(group, **groupers))
 
 
-def group_periods(array: Grouped, periods: Mapping[str, Any], options: Mapping[str, Any]) -> Grouping:  # Any: frequencies
+def _of_periods(array: Grouped, periods: Mapping[str, Any], options: Mapping[str, Any]) -> Grouping:  # Any: frequencies
     """Return the groups of `array.resample(time="1YS")`.
 
     Raises:
@@ -91,6 +143,12 @@ def group_periods(array: Grouped, periods: Mapping[str, Any], options: Mapping[s
         dims = tuple(array.sizes)
         raise SelectionError(f"resample one of the dimensions {dims}, as in resample(time='1YS'), not {list(periods)}")
     return _grouping(array, next(iter(periods)), lambda one: one.resample(**periods, **options))
+
+
+def coords_along(array: Grouped, dims: Collection[Hashable]) -> xr.Coordinates:
+    """Return the coordinates along some of `dims` and no others, with the indexes that they have and none besides."""
+    others = [name for name, coord in array.coords.items() if not coord.dims or not set(coord.dims) <= set(dims)]
+    return array.coords.to_dataset().drop_vars(others).coords
 
 
 def _shown(along: Any) -> str:  # Any: what the user gave
@@ -104,7 +162,7 @@ def _grouping(array: Grouped, dim: Hashable, regroup: Callable[[Grouped], Any]) 
         SelectionError: xarray cannot make them; or a position is in two of them.
     """
     length = array.sizes[dim]
-    coords = {name: coord for name, coord in array.coords.items() if coord.dims == (dim,)}
+    coords = coords_along(array, (dim,))
     positions = xr.DataArray(np.arange(length), dims=(dim,), coords=coords, name="position")
     try:
         grouped = regroup(positions)
@@ -126,7 +184,7 @@ def _grouping(array: Grouped, dim: Hashable, regroup: Callable[[Grouped], Any]) 
     return Grouping({dim: labels}, {dim: len(least)}, regroup)
 
 
-def group_windows(
+def _of_windows(
     array: Grouped, windows: Mapping[Any, int] | None, given: Mapping[str, Any]
 ) -> Grouping:  # Any: what xarray takes
     """Return the groups of `array.coarsen(windows, **given)`: windows, and xarray's options.
@@ -153,6 +211,9 @@ def _of_dims(windows: Mapping[Any, int], dims: Collection[Hashable]) -> dict[Any
 def _windowed(length: int, window: int, dim: Hashable, options: Mapping[str, Any]) -> tuple[npt.NDArray[np.int64], int]:
     """Return the group of each position, and how many groups there are."""
     boundary, side = (_of_dim(options.get(name), dim, plain) for name, plain in (("boundary", "exact"), ("side", "left")))
+    for name, given, known in (("boundary", boundary, ("exact", "trim", "pad")), ("side", side, ("left", "right"))):
+        if given not in known:
+            raise SelectionError(f"coarsen: {name} is one of {', '.join(map(repr, known))}, not {given!r}")
     rest = length % window
     if boundary == "exact" and rest:
         raise SelectionError(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from activestore.accessor.cluster import executor_here
-from activestore.accessor.grouping import Grouping
+from activestore.accessor.grouping import Grouping, coords_along
 from activestore.accessor.methods import Dims, named
 from activestore.accessor.rules import Method, finished
 from activestore.accessor.trace import Traced, is_of_dask, trace
@@ -141,28 +141,41 @@ class Query:
         answer = self.answer(method.reduction, dims, grouping)
         kind = self.chosen(self._small(NO_GROUPS)).dtype.kind
         (value,) = answer.values.values()
-        values = finished(method, value, answer.count, answer.total, kind)
-        if grouping.labels and method.name == "sum" and self._counts_all(method, place, grouping):
-            values = np.where(answer.count < (method.min_count or 0), np.nan, values)
         order = _order(mould.dims, answer.dims)
-        values, total = np.transpose(values, order), np.transpose(answer.total, order)
-        if not np.all(total):
-            # What a group without positions gives is xarray's to say.
-            values = np.where(total == 0, mould.values, values)
-        nothing = (np.transpose(answer.count, order) == 0) & (total > 0)
-        if grouping.labels and kind == "f" and method.name in ("all", "any", "count", "sum") and np.any(nothing):
-            # So is what one gives without valid values: a number or NaN, with flox in another way than without.
-            empty = self._mould(method, place, keep_attrs, grouping, valid=False)
-            values = np.where(nothing, empty.values, values)
-        if grouping.windows and method.name == "any":
-            # What pads the last windows is true.
-            padded = called(grouping.regroup(self._small(grouping)), method, None, None, windows=True)
-            values = np.logical_or(values, padded.values)
+        values = np.transpose(finished(method, value, answer.count, answer.total, kind), order)
+        if grouping.labels:
+            count, total = np.transpose(answer.count, order), np.transpose(answer.total, order)
+            values = self._as_grouped(values, count, total, method, mould, grouping, place)
         found = self.assembled(mould, values, {*dims, *grouping.labels})
         if not grouping.windows:
             return found
         coords = grouping.regroup(xr.Dataset(coords=self.array.coords)).mean().coords
         return found.assign_coords({name: coord for name, coord in coords.items() if name not in found.coords})
+
+    def _as_grouped(
+        self,
+        values: npt.NDArray[Any],
+        count: npt.NDArray[np.int64],
+        total: npt.NDArray[np.int64],
+        method: Method,
+        mould: xr.DataArray,
+        grouping: Grouping,
+        place: tuple[Hashable, ...] | None,
+    ) -> npt.NDArray[Any]:
+        """Return `values` with what xarray says of groups in which values are few or none, with flox in another way than without."""
+        if method.name == "sum" and self._counts_all(method, place, grouping):
+            values = np.where(count < (method.min_count or 0), np.nan, values)
+        if not np.all(total):
+            values = np.where(total == 0, mould.values, values)
+        nothing = (count == 0) & (total > 0)
+        if method.name in ("all", "any", "count", "sum") and np.any(nothing):
+            empty = self._mould(method, place, None, grouping, valid=False)
+            values = np.where(nothing, empty.values, values)
+        if grouping.windows and method.name == "any":
+            # What pads the last windows is true.
+            padded = called(grouping.regroup(self._small(grouping)), method, None, None, windows=True)
+            values = np.logical_or(values, padded.values)
+        return values
 
     def _counts_all(self, method: Method, place: tuple[Hashable, ...] | None, grouping: Grouping) -> bool:
         """Return whether xarray, with flox, counts the values of a group even where it looks for no missing ones."""
@@ -216,7 +229,7 @@ class Query:
         """Return zeros in place of the array: one along each dimension, all along those that are grouped."""
         array = self.array
         shape = tuple(array.sizes[dim] if dim in grouping.labels else 1 for dim in array.dims)
-        coords = {name: coord for name, coord in array.coords.items() if coord.dims and set(coord.dims) <= set(grouping.labels)}
+        coords = coords_along(array, grouping.labels)
         return xr.DataArray(np.zeros(shape, array.dtype), coords, array.dims, name=array.name, attrs=array.attrs)
 
     @property

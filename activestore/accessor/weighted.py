@@ -148,7 +148,7 @@ class WeightedArray(WeightedReductions[xr.DataArray]):
                 f"{query}: has infinite values, whose {method} takes reading all of it; select less, or leave them out with "
                 ".active.where('< 1e300 and > -1e300')"
             )
-        loaded = query.chosen(array.copy(data=array.compute().values))
+        loaded = query.chosen(array.compute())
         found = called_weighted(loaded.weighted(self._weights), method, dims, skipna, None)
         return np.asarray(found.transpose(*[dim for dim in array.dims if dim in found.dims]).values)
 

@@ -579,3 +579,28 @@ def test_groups_with_fewer_values_than_a_sum_needs(tmp_path, dtype, skipna):
     for least, dim in itertools.product((0, 1, 2, 3, 8), ("t", ["t", "x"])):
         wanted = loaded.v.groupby("t").sum(dim, skipna=skipna, min_count=least)
         xr.testing.assert_identical(lazy.v.active.groupby("t").sum(dim, skipna=skipna, min_count=least), wanted)
+
+
+def test_coordinates_without_an_index(tmp_path):
+    """xarray takes each position for a group of its own there."""
+    coords = {"x": [0, 1, 0, 3, 1], "y": np.arange(4)}
+    array = xr.DataArray(np.arange(20.0).reshape(4, 5), coords, ("y", "x"), name="v")
+    lazy, loaded = stored(tmp_path / "a.nc", array)
+    lazy, loaded = lazy.drop_indexes("x"), loaded.drop_indexes("x")
+    for compute in (
+        lambda one: one.groupby("x").max(),
+        lambda one: one.coarsen(y=2).mean(),
+        lambda one: one.coarsen(x=2, boundary="trim").mean(),
+        lambda one: one.groupby("y").sum(),
+    ):
+        # Windows of an array, in xarray, bring an index back that was dropped.
+        xr.testing.assert_equal(compute(lazy.v.active), compute(loaded.v))
+        xr.testing.assert_identical(compute(lazy.active), compute(loaded))
+
+
+@pytest.mark.parametrize("options", [{"side": "zz"}, {"boundary": "zz"}, {"side": {"x": "middle"}}], ids=str)
+def test_windows_that_are_refused(tmp_path, options):
+    lazy, _ = stored(tmp_path / "a.nc", xr.DataArray(np.arange(5.0), dims="x", name="v"))
+    for door in (lazy.v.active, lazy.active):
+        with pytest.raises(SelectionError, match="coarsen: (side|boundary) is one of '.*', not '(zz|middle)'"):
+            door.coarsen(x=2, **{"boundary": "trim", **options})

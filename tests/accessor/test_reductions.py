@@ -355,6 +355,8 @@ def test_position_of_nothing(gaps):
             theirs.v.argmin("t")
         with pytest.raises(SelectionError, match="of nothing"):
             ds.v[:0].active.argmin("t")
+        with pytest.raises(SelectionError, match="argmin of no dimension; name one of 't', 'y', 'x'"):
+            ds.v.active.argmin([])
 
 
 NOTHING = (slice(0), slice(2, 2, -1), slice(1, 3, -2), slice(-1, 0), [])
