@@ -602,5 +602,5 @@ def test_coordinates_without_an_index(tmp_path):
 def test_windows_that_are_refused(tmp_path, options):
     lazy, _ = stored(tmp_path / "a.nc", xr.DataArray(np.arange(5.0), dims="x", name="v"))
     for door in (lazy.v.active, lazy.active):
-        with pytest.raises(SelectionError, match="coarsen: (side|boundary) is one of '.*', not '(zz|middle)'"):
+        with pytest.raises(SelectionError, match=r"coarsen: (side|boundary) is one of '.*', not '(zz|middle)'"):
             door.coarsen(x=2, **{"boundary": "trim", **options})
