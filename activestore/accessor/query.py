@@ -162,7 +162,7 @@ class Query:
         grouping: Grouping,
         place: tuple[Hashable, ...] | None,
     ) -> npt.NDArray[Any]:
-        """Return `values` with what xarray says of groups in which values are few or none, with flox in another way than without."""
+        """Return `values` with what xarray gives groups of few values or none, with flox and without."""
         if method.name == "sum" and self._counts_all(method, place, grouping):
             values = np.where(count < (method.min_count or 0), np.nan, values)
         if not np.all(total):
