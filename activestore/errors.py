@@ -56,6 +56,7 @@ __all__ = [
     "VariableNotFoundError",
     "WireError",
     "map_errors",
+    "without_frames",
 ]
 
 
@@ -206,3 +207,15 @@ def map_errors(uri: str) -> Iterator[None]:
         raise SourceError(f"{uri}: permission denied; ask for read access to it") from error
     except OSError as error:
         raise SourceError(f"{uri}: {error}") from error
+
+
+def without_frames(error: BaseException) -> None:
+    """Forget where an error came from: what it was raised from, and the frames, in which a chunk may still be."""
+    left, seen = [error], {id(error)}
+    while left:
+        one = left.pop()
+        for cause in (one.__cause__, one.__context__):
+            if cause is not None and id(cause) not in seen:
+                seen.add(id(cause))
+                left.append(cause)
+        one.__traceback__ = one.__cause__ = one.__context__ = None

@@ -29,12 +29,14 @@ from urllib3.exceptions import (
     HTTPError,
     LocationValueError,
     NameResolutionError,
+    NewConnectionError,
     ProxyError,
     ReadTimeoutError,
 )
 from urllib3.util import parse_url
+from urllib3.util.connection import allowed_gai_family
 
-from activestore.errors import ConfigurationError
+from activestore.errors import ConfigurationError, without_frames
 from activestore.redaction import public_address
 
 __all__ = ["Answer", "AnswerTooLargeError", "Client", "HttpOptions", "NoAnswerError"]
@@ -69,8 +71,8 @@ class HttpOptions:
     proxies: bool = True
     """Whether requests go through the proxies that the environment names."""
     peer_allowed: Callable[[str], None] | None = None
-    """Called with the IP address of every connection that is made, before anything is sent over it; the request raises what
-    this raises."""
+    """Called with each IP address that a host's name leads to, before there is a connection to it; those for which this raises
+    are left out, and if none is left the request raises what this raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ class Client:
             except (HTTPError, OSError) as error:
                 if left <= 0 or abandoned.is_set() or _hopeless(error):
                     raise NoAnswerError(_described(error, url)) from error
+                without_frames(error)  # in which the part of the answer is that has come
             abandoned.wait(random.uniform(0, pause))  # noqa: S311  # spreads retries, keeps no secret
             left, pause = left - 1, min(2 * pause, _LONGEST_PAUSE)
 
@@ -224,22 +227,49 @@ class _Connections:
                     connected.shutdown(socket.SHUT_RDWR)
 
 
+def _connected(
+    connection: HTTPConnection, connect: Callable[[], socket.socket], peer_allowed: Callable[[str], None] | None
+) -> socket.socket:
+    """Return a connection to one of the addresses that a name leads to, each judged before it is connected to.
+
+    Raises:
+        NameResolutionError: It leads nowhere.
+        NewConnectionError: Nothing answers there.
+        Exception: What `peer_allowed` raised, if it allowed none.
+    """
+    if peer_allowed is None:
+        return connect()
+    name = connection._dns_host
+    failed: Exception | None = None
+    refused: Exception | None = None
+    try:
+        found = socket.getaddrinfo(name, connection.port, allowed_gai_family(), socket.SOCK_STREAM)
+        for ip in dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found):
+            try:
+                peer_allowed(ip)
+            except Exception as error:  # noqa: BLE001  # raised below, unless there is another address
+                refused = error
+                continue
+            # Not the name again: by the next look-up it may lead elsewhere.
+            connection._dns_host = ip
+            try:
+                return connect()
+            except (ConnectTimeoutError, NewConnectionError) as error:
+                failed = error
+        raise failed or refused or socket.gaierror(socket.EAI_NONAME, "it leads nowhere")
+    except socket.gaierror as error:
+        raise NameResolutionError(name, connection, error) from error
+    finally:
+        connection._dns_host = name
+        del failed, refused  # they have this frame
+
+
 def _pools_that_register(live: _Connections, peer_allowed: Callable[[str], None] | None) -> dict[str, type[HTTPConnectionPool]]:
     """Return classes of pools whose connections are put into `live` when they are made, to peers that are allowed."""
 
-    def allowed(connected: socket.socket) -> socket.socket:
-        # Not the name is checked but what it led to: by the next look-up it may lead elsewhere.
-        try:
-            if peer_allowed is not None:
-                peer_allowed(connected.getpeername()[0])
-        except BaseException:
-            connected.close()
-            raise
-        return connected
-
     class Plain(HTTPConnection):
         def _new_conn(self) -> socket.socket:
-            return allowed(super()._new_conn())
+            return _connected(self, super()._new_conn, peer_allowed)
 
         def connect(self) -> None:
             super().connect()
@@ -247,7 +277,7 @@ def _pools_that_register(live: _Connections, peer_allowed: Callable[[str], None]
 
     class Secure(HTTPSConnection):
         def _new_conn(self) -> socket.socket:
-            return allowed(super()._new_conn())
+            return _connected(self, super()._new_conn, peer_allowed)
 
         def connect(self) -> None:
             super().connect()

@@ -451,29 +451,55 @@ def wary(peers, authority):
     return Client(HttpOptions(peer_allowed=refuse, verify=str(authority.ca_file)))
 
 
-def test_peers_are_looked_at_once_a_connection(web, peers):
+def test_peers_are_judged_once_a_connection(web, peers):
     client = Client(HttpOptions(peer_allowed=peers.append))
     for _ in range(3):
         assert get(client, f"http://localhost:{web.address.partition(':')[2]}/a").body == b"0123456789"
-    assert peers == ["127.0.0.1"]
+    assert peers in (["127.0.0.1"], ["::1", "127.0.0.1"])
 
 
-def test_nothing_is_sent_to_a_peer_that_is_not_allowed(wary, peers):
-    received = []
-
-    def listen(listener):
-        connection, _ = listener.accept()
-        with connection:
-            received.append(connection.recv(1000))
-
+def test_nothing_connects_to_a_peer_that_is_not_allowed(wary, peers):
     for scheme in ("http", "https"):
-        with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
-            served = pool.submit(listen, listener)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
             with pytest.raises(RefusedError):
                 get(wary, f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/a")
-            served.result(10)
-    assert received == [b"", b""]
+            listener.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                listener.accept()
     assert peers == ["127.0.0.1"] * 2
+
+
+def test_a_name_is_looked_up_once_and_what_is_judged_is_connected_to(web, peers, monkeypatch):
+    """The next look-up would lead elsewhere."""
+    usual, asked = socket.getaddrinfo, []
+
+    def led(host, port, *more, **options):
+        asked.append(host)
+        return usual("127.0.0.1" if asked.count(host) == 1 and host == "store.example" else host, port, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", led)
+    client = Client(HttpOptions(peer_allowed=peers.append))
+    assert get(client, f"http://store.example:{web.address.partition(':')[2]}/a").body == b"0123456789"
+    assert (peers, asked.count("store.example")) == (["127.0.0.1"], 1)
+
+
+def test_of_several_addresses_those_that_are_not_allowed_are_left_out(web, peers, monkeypatch):
+    usual = socket.getaddrinfo
+
+    def several(host, *more, **_):
+        ips = ("127.0.0.3", "127.0.0.2", "127.0.0.1") if host == "store.example" else (host,)
+        return [found for ip in ips for found in usual(ip, *more)]
+
+    def judge(ip):
+        peers.append(ip)
+        if ip == "127.0.0.3":
+            raise RefusedError(ip)
+
+    monkeypatch.setattr(socket, "getaddrinfo", several)
+    port = web.address.partition(":")[2]
+    # Nothing listens at the second one.
+    assert get(Client(HttpOptions(peer_allowed=judge)), f"http://store.example:{port}/a").body == b"0123456789"
+    assert peers == ["127.0.0.3", "127.0.0.2", "127.0.0.1"]
 
 
 def test_a_peer_that_is_not_allowed_leaves_the_client_usable(web, peers):

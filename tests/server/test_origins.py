@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import ssl
-import threading
 import time
 import traceback
 import warnings
@@ -454,81 +453,22 @@ def led_to(ip: str, usual):
     return look_up
 
 
-class Listener:
-    """Takes connections on a loopback port, and keeps what comes in."""
-
-    def __init__(self) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self._socket.getsockname()[1]
-        self.received = []
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            with connection:
-                connection.settimeout(5)
-                self.received.append(connection.recv(1000))
-
-    def close(self) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-        self._thread.join()
-
-
-@pytest.fixture
-def listener():
-    listener = Listener()
-    yield listener
-    listener.close()
-
-
 @pytest.mark.parametrize("ip", ["169.254.169.254", "fe80::1", "100.100.100.200", "::ffff:169.254.169.254", "0.0.0.0"])  # noqa: S104
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_name_that_leads_to_a_forbidden_address_gets_no_byte(make, listener, monkeypatch, ip, scheme):
+def test_a_name_that_leads_to_a_forbidden_address_is_not_connected_to(make, monkeypatch, ip, scheme):
     """The name is allowed, and by the time it is looked up it leads elsewhere."""
-    usual = socket.create_connection
-
-    def connected(address, *more, **options):
-        return usual(("127.0.0.1", listener.port), 5)
-
-    class Elsewhere(socket.socket):
-        """A connection to this machine that says it leads to another."""
-
-        def getpeername(self):
-            return ip, 80
-
-    def create_connection(*_, **__):
-        made = connected(None)
-        return Elsewhere(made.family, made.type, made.proto, fileno=made.detach())
-
-    monkeypatch.setattr("urllib3.util.connection.create_connection", create_connection)
+    connected = []
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    found = [(family, socket.SOCK_STREAM, 6, "", (ip, 80))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(socket.socket, "connect", lambda _, address: connected.append(address))
     origins = make(f"{scheme}://store.example")
     for interface_type in (scheme, "s3"):
         error = refused(origins.find, Place(interface_type, f"{scheme}://store.example/bucket/a", LOGIN))
         assert (error.status, error.kind) == (403, "forbidden")
         assert "which is never connected to" in error.message
         assert ip not in error.message
-    for _ in range(100):
-        if len(listener.received) == 2:
-            break
-        time.sleep(0.02)
-    assert listener.received == [b"", b""]
-
-
-def test_a_name_that_is_looked_up_as_the_metadata_service(make, monkeypatch):
-    """Here it is the system that is asked to connect; whatever it answers, nothing is sent."""
-    sent = []
-    monkeypatch.setattr(socket.socket, "sendall", lambda *arguments: sent.append(arguments))
-    monkeypatch.setattr(socket, "getaddrinfo", led_to("169.254.169.254", socket.getaddrinfo))
-    origins = make("http://store.example", connect_timeout=0.2)
-    error = refused(origins.find, Place("http", "http://store.example/latest/meta-data", LOGIN))
-    assert error.status in (403, 502)
-    assert sent == []
+    assert connected == []
 
 
 def test_rebinding_between_two_requests(make, web, monkeypatch):
