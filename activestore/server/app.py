@@ -173,3 +173,4 @@ async def _while_connected(exchange: Exchange, work: Coroutine[Any, Any, None]) 
     finally:
         gone.cancel()
         job.cancel()
+        del job  # its error has this frame

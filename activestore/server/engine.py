@@ -167,6 +167,7 @@ class Engine:
                 task.cancel()
                 task.add_done_callback(_forget)
             await asyncio.gather(*under_way, return_exceptions=True)
+            under_way.clear()  # their errors have this frame
 
     async def _group(self, place: Place, group: Group, *, first: bool) -> _Frames:
         held = await self._room_for(group.answered)

@@ -13,8 +13,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from activestore.errors import without_frames
 from activestore.server.answer import encoded_error
-from activestore.server.exchange import EXCHANGE, Bodies, ClientGoneError, Exchange, header
+from activestore.server.exchange import ABORT, EXCHANGE, Bodies, ClientGoneError, Exchange, header
 from activestore.server.failures import RequestError
 from activestore.server.metrics import Metrics
 from activestore.server.place import Login
@@ -25,6 +26,8 @@ __all__ = ["ACCESS_LOG", "Front", "login_of"]
 ACCESS_LOG = "activestore.server.access"
 """Name of the logger that has a line of JSON for each request."""
 _LOGGER = logging.getLogger("activestore.server")
+_GONE = 499
+"""The status that logs and metrics show of a request whose client has gone."""
 _BODIES = 8
 """Requests of the largest size whose bodies may be held at once."""
 _OPEN = frozenset({"/healthz"})
@@ -54,22 +57,37 @@ class Front:
             self._metrics.under_way.dec()
             self._bodies.drop(exchange)
             self._record(exchange)
+            # Scope and exchange name each other: what they hold would wait for the garbage collector.
+            for name in (EXCHANGE, ABORT):
+                scope.pop(name, None)
 
     async def _answered(self, exchange: Exchange) -> None:
+        failure = await self._failure(exchange)
+        if failure is not None:
+            await self._fail(exchange, failure)
+
+    async def _failure(self, exchange: Exchange) -> RequestError | None:
+        """Return what a request fails with, None if it is answered; nothing is left of the work on it."""
         try:
             self._check_token(exchange.scope)
             await self._app(exchange.scope, exchange.receive, exchange.send)
         except RequestError as error:
-            await self._fail(exchange, error)
-        except ClientGoneError:
-            exchange.failure = RequestError(499, "the client went away", kind="request")
-        except Exception:
+            without_frames(error)
+            return error
+        except ClientGoneError as error:
+            without_frames(error)
+            return RequestError(_GONE, "the client went away", kind="request")
+        except Exception as error:
             # The one place where anything may happen: the server goes on, and the operator sees what it was.
             _LOGGER.exception("%s %s failed", exchange.scope["method"], _shown_path(exchange.scope))
-            await self._fail(exchange, RequestError(500, "the server is at fault; its log says more", kind="internal"))
+            without_frames(error)
+            return RequestError(500, "the server is at fault; its log says more", kind="internal")
+        return None
 
     async def _fail(self, exchange: Exchange, error: RequestError) -> None:
         exchange.failure = error
+        if error.status == _GONE:
+            return
         if exchange.status:
             # The answer has begun; cutting it off is what tells the client.
             await exchange.cut_off()

@@ -140,13 +140,19 @@ async def in_thread(executor: Executor, function: Callable[..., _Found], *argume
         raise _stopping() from error
     try:
         return await asyncio.shield(asyncio.wrap_future(running))
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if running.cancelled() and task is not None and not task.cancelling():
-            raise _stopping() from error
+    except asyncio.CancelledError:
+        if running.cancelled() and not _is_cancelled():
+            raise _stopping() from None
         if not running.cancel():
             await _end_of(running)
         raise
+    finally:
+        del running, arguments  # an error has this frame, and the future the error
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _stopping() -> RequestError:
