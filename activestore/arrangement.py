@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from activestore.combine import Joint, check_units
 from activestore.core.dispatch import concurrently
 from activestore.core.metadata import read_variable
 from activestore.core.plan import normalize_axes
-from activestore.errors import ActivestoreError, JoinError
+from activestore.core.variable import ReadableSource, Variable
+from activestore.errors import JoinError, NotNumericError, VariableNotFoundError
 from activestore.parts import Part, reads_at_once, values_of
 
 __all__ = ["arranged"]
 
 _LONGEST = 1 << 20
-"""Positions of a coordinate that is looked at."""
+"""Positions of a coordinate that is compared although files are not joined along it."""
 _AS_THEY_ARE = "to join them as they are, give Active.concatenate one Active of each"
 
 
@@ -29,8 +30,25 @@ class _Coordinate:
     """The numbers along one dimension of a file."""
 
     values: npt.NDArray[Any]
+    """NaN where they are missing."""
     units: str
     calendar: str
+    bounds: tuple[str, ...] = ()
+    """Names of the variables that are in the same units without saying so."""
+
+    @property
+    def counts_time(self) -> bool:
+        """Whether they are times since a date."""
+        return " since " in self.units
+
+    @property
+    def told(self) -> str:
+        """Units and calendar, for people."""
+        return f"{self.units!r} ({self.calendar})" if self.counts_time else repr(self.units)
+
+    def shown(self) -> list[str]:
+        """Return the numbers, with what times count from."""
+        return [f"{one} {self.units}" if self.counts_time else str(one) for one in self.values.tolist()]
 
     def same_as(self, other: _Coordinate) -> bool:
         """Return whether it is that of another file, to the last bit."""
@@ -65,8 +83,9 @@ def arranged(parts: Sequence[Part], dim: int | str | None, *, listed: bool) -> t
     if axis is None:
         axis = _differing(found, parts, names)
     for other in range(len(names)):
-        if other != axis and other not in unequal and not any(part.source.is_remote for part in parts):
+        if other != axis and other not in unequal and parts[0].variable.shape[other] <= _LONGEST:
             _check_equal(found.along(other), parts, names, other, axis)
+    _check_same_units(parts, found.along(axis))
     return _in_order(found.along(axis), parts, names[axis], listed=listed), axis
 
 
@@ -82,6 +101,19 @@ def _check_dims(parts: Sequence[Part]) -> None:
                 f"{_both(parts[0], part)}: {part.variable.name!r} has the dimensions {first} and {own}; "
                 "they have to be the same, in one order"
             )
+
+
+def _check_same_units(parts: Sequence[Part], along: Sequence[_Coordinate | None]) -> None:
+    """Refuse a variable that the files have in different units, of its own or of the coordinate whose bounds it holds.
+
+    Raises:
+        JoinError: It is one.
+    """
+    name, files = parts[0].variable.name, [part.source.uri for part in parts]
+    check_units(name, files, [part.variable.attrs.get("units") for part in parts])
+    known = [one for one in along if one is not None]
+    if any(name.rpartition("/")[2] in one.bounds for one in known) and len(known) == len(parts):
+        check_units(name, files, [one.told for one in known])
 
 
 def _only(unequal: list[int], parts: Sequence[Part], names: Sequence[str]) -> int | None:
@@ -114,22 +146,31 @@ class _Coordinates:
 def _coordinate(axis: int, part: Part) -> _Coordinate | None:
     name, length = part.variable.dims[axis], part.variable.shape[axis]
     group = part.variable.name.rpartition("/")[0]
-    while length <= _LONGEST:
+    while True:
         try:
             variable = read_variable(part.source, f"{group}/{name}".strip("/"))
-        except ActivestoreError:
+        except NotNumericError:
+            return None
+        except VariableNotFoundError:
             if not group:
                 return None
             group = group.rpartition("/")[0]
             continue
         if variable.shape != (length,):
             return None
-        values = values_of(part.source, variable)
-        attrs = variable.attrs
-        if np.ma.is_masked(values) or (values.dtype.kind == "f" and not np.isfinite(values.data).all()):
-            return None
-        return _Coordinate(values.data, str(attrs.get("units", "")), str(attrs.get("calendar", "standard")).lower())
-    return None
+        return _read_coordinate(part.source, variable)
+
+
+def _read_coordinate(source: ReadableSource, variable: Variable) -> _Coordinate:
+    read, attrs = values_of(source, variable), variable.attrs
+    values = np.ma.filled(read.astype(np.float64), np.nan) if np.ma.is_masked(read) else read.data
+    calendar = str(attrs.get("calendar", "standard")).lower()
+    bounds = tuple(str(attrs[key]) for key in ("bounds", "climatology") if key in attrs)
+    return _Coordinate(values, str(attrs.get("units", "")).strip(), _CALENDARS.get(calendar, calendar), bounds)
+
+
+_CALENDARS: Mapping[str, str] = {"gregorian": "standard", "365_day": "noleap", "366_day": "all_leap"}
+"""Calendars of two names."""
 
 
 def _differing(found: _Coordinates, parts: Sequence[Part], names: Sequence[str]) -> int:
@@ -165,73 +206,68 @@ def _check_equal(
 
 
 def _in_order(along: Sequence[_Coordinate | None], parts: Sequence[Part], name: str, *, listed: bool) -> list[Part]:
-    """Return the files in the order of their coordinates, where these can be compared; as they are where they cannot.
+    """Return the files in the order of their coordinates.
 
     Raises:
-        JoinError: They overlap, or were listed in another order.
+        JoinError: They cannot be joined, or were listed in another order.
     """
-    numbers = _comparable(along)
-    if numbers is None:
-        return list(parts)
-    filled = [i for i, one in enumerate(numbers) if len(one)]
-    steps = [np.diff(numbers[i]) for i in filled]
-    falls = any((step < 0).any() for step in steps)
-    if falls and any((step > 0).any() for step in steps):
-        raise JoinError(f"{parts[0].source.uri}, …: {name!r} rises in places and falls in others; {_AS_THEY_ARE}")
-    rises = [i for i in filled if len(numbers[i]) > 1]
-    order = sorted(filled, key=lambda i: (numbers[i].min(), numbers[i].max()), reverse=falls)
-    for before, after in pairwise(order):
-        ends = (numbers[after].max(), numbers[before].min()) if falls else (numbers[before].max(), numbers[after].min())
-        if ends[0] >= ends[1]:
-            raise JoinError(
-                f"{_both(parts[before], parts[after])}: overlap along {name!r}; select what is wanted of each, "
-                "and join these parts with Active.concatenate"
-            )
+    joint = Joint(name, [part.source.uri for part in parts], _AS_THEY_ARE)
+    values = _comparable(along, joint)
+    order = joint.order(values, lambda i: [] if (one := along[i]) is None else one.shown())
     if not listed:
-        empty = [i for i in range(len(parts)) if not len(numbers[i])]
-        return [parts[i] for i in (*order, *empty)]
-    if order not in (filled, filled[::-1] if not rises else filled):
-        first = next(i for i, j in zip(filled, order, strict=True) if i != j)
+        return [parts[i] for i in order]
+    lengths = [1 if one is None else len(one) for one in values]
+    filled = [i for i in order if lengths[i]]
+    backwards = values[0] is not None and max(lengths) < 2
+    if sorted(filled) not in (filled, filled[::-1] if backwards else filled):
+        first = next(i for i, j in zip(sorted(filled), filled, strict=True) if i != j)
         raise JoinError(
             f"{parts[first].source.uri}: is not where it belongs along {name!r}; list the files in order (the first is "
-            f"{parts[order[0]].source.uri}), or give a pattern, whose files are sorted; {_AS_THEY_ARE}"
+            f"{parts[filled[0]].source.uri}), or give a pattern, whose files are sorted; {_AS_THEY_ARE}"
         )
     return list(parts)
 
 
-def _comparable(along: Sequence[_Coordinate | None]) -> list[npt.NDArray[Any]] | None:
-    """Return the coordinates in the same units, times as seconds of one reference; None where that cannot be done."""
-    known = [one for one in along if one is not None]
-    if len(known) < len(along):
-        return None
-    calendars = {_CALENDARS.get(one.calendar, one.calendar) for one in known}
-    if len({one.units for one in known}) == 1 and (len(calendars) == 1 or " since " not in known[0].units):
-        return [one.values for one in known]
-    if len(calendars) > 1:
-        return None
-    convert = _to_common(known[0].units, calendars.pop())
-    try:
-        return None if convert is None else [convert(one) for one in known]
-    except (ValueError, OverflowError):
-        # Units that are no times.
-        return None
+def _comparable(along: Sequence[_Coordinate | None], joint: Joint) -> list[npt.NDArray[Any] | None]:
+    """Return the coordinates in the same units, times as microseconds of one reference.
+
+    Raises:
+        JoinError: Their units or calendars differ so that they cannot be compared.
+    """
+    known = {i: one for i, one in enumerate(along) if one is not None}
+    coded = {(one.units, one.calendar if one.counts_time else "") for one in known.values()}
+    if len(coded) < 2:
+        return [None if one is None else one.values for one in along]
+    begin, first = next(iter(known.items()))
+    for i, one in known.items():
+        times = one.counts_time and first.counts_time and _is_one_line({one.calendar, first.calendar})
+        if not times and one.told != first.told:
+            differ = f"{joint.name!r} is in {first.told} and {one.told}, which cannot be compared"
+            raise joint.refused(joint.files[begin], joint.files[i], because=differ)
+    return [None if one is None else _microseconds(one, joint, joint.files[i]) for i, one in enumerate(along)]
 
 
-_CALENDARS: Mapping[str, str] = {"gregorian": "standard", "365_day": "noleap", "366_day": "all_leap"}
-"""Calendars of two names."""
+def _is_one_line(calendars: set[str]) -> bool:
+    """Return whether the same number is the same instant in calendars."""
+    return len(calendars) == 1 or calendars == {"standard", "proleptic_gregorian"}
 
 
-def _to_common(units: str, calendar: str) -> Callable[[_Coordinate], npt.NDArray[Any]] | None:
-    """Return what turns times into those of other units; None where nothing installed here knows the calendars."""
+def _microseconds(one: _Coordinate, joint: Joint, file: str) -> npt.NDArray[Any]:
+    """Return times counted from one reference, exactly.
+
+    Raises:
+        JoinError: They are none, or nothing installed here knows them.
+    """
     try:
         import cftime  # noqa: PLC0415  # optional
-    except ImportError:
-        return None
-
-    def convert(one: _Coordinate) -> npt.NDArray[Any]:
-        if not len(one.values):
-            return one.values
-        dates = cftime.num2date(one.values, one.units, calendar)
-        return np.asarray(cftime.date2num(dates, units, calendar))
-
-    return convert
+    except ImportError as error:
+        raise joint.refused(
+            *joint.files[:2], because=f"{joint.name!r} counts from different dates, which needs cftime: pip install cftime"
+        ) from error
+    if not len(one.values):
+        return one.values
+    try:
+        dates = cftime.num2date(one.values, one.units, one.calendar)
+        return np.asarray(cftime.date2num(dates, "microseconds since 2000-01-01", one.calendar))
+    except (ValueError, OverflowError) as error:
+        raise joint.refused(file, because=f"{joint.name!r} is in {one.told}, which are no times ({error})") from error

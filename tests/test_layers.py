@@ -14,6 +14,7 @@ RANKS = {
     "transport": 2,
     "index_cache": 2,
     "cell_methods": 2,
+    "combine": 1,
     "config": 2,
     "display": 2,
     "blocks": 2,

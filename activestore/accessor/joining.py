@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -12,13 +11,16 @@ from xarray.core import indexing
 
 from activestore.accessor.joined_array import JoinedArray
 from activestore.accessor.stores import Contents
+from activestore.combine import Joint, check_units
 from activestore.errors import JoinError
 
 __all__ = ["CODING", "join_contents"]
 
 _PACKING = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
-CODING = (*_PACKING, "units", "calendar", "dtype", "_Encoding", "bounds")
+CODING = (*_PACKING, "units", "calendar", "dtype", "_Encoding", "bounds", "climatology")
 """The attributes that say what stored numbers stand for."""
+
+_REMEDY = "leave out what does not belong, open the files apart, or give drop_variables= the name of the coordinate"
 
 Decode = Callable[[Contents], Mapping[str, xr.Variable]]
 
@@ -46,16 +48,18 @@ def join_contents(
     coordinates = _coordinates(files, decode)
     along = _checked_dim(files, names, dim) if dim is not None else _found_dim(coordinates, names)
     _check_equal(coordinates, names, along)
-    order = _order([one[along] for one in coordinates], names, along, lambda i: decode(files[i].only([along]))[along].values)
+    found = [None if isinstance(one[along], int) else one[along] for one in coordinates]
+    order = Joint(along, names, _REMEDY).order(found, lambda i: decode(files[i].only([along]))[along].values)
     files = [_with_coordinates(whole(order[0])), *(files[i] for i in order[1:])]
     names = [names[i] for i in order]
     _check_variables(files, names, along)
+    _check_climatologies([one.variables for one in files], along)
     apart = _coded_differently([one.variables for one in files], along)
     decoded = [decode(one.only(apart)) for one in files] if apart else []
     joined = {}
     for name, variable in files[0].variables.items():
         parts = [one[name] for one in decoded] if name in apart else [one.variables.get(name, variable) for one in files]
-        joined[name] = _joined(name, parts, along) if along in variable.dims else variable
+        joined[name] = _joined(name, parts, along, names) if along in variable.dims else variable
     return Contents(joined, files[0].get_attrs(), files[0].get_encoding())
 
 
@@ -93,7 +97,7 @@ def _is_coded_alike(variables: Sequence[xr.Variable], dim: str) -> bool:
 
 def _is_equal(a: Any, b: Any) -> bool:  # Any: arrays or lengths
     if isinstance(a, int) or isinstance(b, int):
-        return bool(np.size(a) if not isinstance(a, int) else a) == bool(b) and _length(a) == _length(b)
+        return _length(a) == _length(b)
     try:
         return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f" and b.dtype.kind == "f"))
     except TypeError:
@@ -142,42 +146,6 @@ def _check_equal(coordinates: Sequence[Mapping[str, Any]], names: Sequence[str],
                 )
 
 
-def _order(
-    coordinates: Sequence[Any],  # Any: arrays or lengths
-    names: Sequence[str],
-    along: str,
-    values: Callable[[int], Any],
-) -> list[int]:
-    """Return the files in the order of their coordinate, whose `values` are told if need be; as given where they have none.
-
-    Raises:
-        JoinError: The coordinates of two files overlap.
-    """
-    if any(isinstance(one, int) for one in coordinates):
-        return list(range(len(coordinates)))
-    empty = [i for i, one in enumerate(coordinates) if not len(one)]
-    filled = [i for i, one in enumerate(coordinates) if len(one)]
-    falls = any(coordinates[i][0] > coordinates[i][-1] for i in filled)
-    try:
-        order = sorted(filled, key=lambda i: coordinates[i][0], reverse=falls)
-    except TypeError as error:
-        # Times of several calendars, or some beyond what NumPy's own times reach.
-        kinds = {type(np.asarray(coordinates[i]).flat[0]).__name__: names[i] for i in reversed(filled)}
-        have = "; ".join(f"{name} has {kind}" for kind, name in reversed(kinds.items()))
-        raise JoinError(
-            f"the coordinates {along!r} of the files cannot be compared: {have}; open files of one calendar together, "
-            "or give decode_times=xr.coders.CFDatetimeCoder(use_cftime=True)"
-        ) from error
-    for before, after in itertools.pairwise(order):
-        last, begin = coordinates[before][-1], coordinates[after][0]
-        if not (begin < last if falls else begin > last):
-            ends = f"the one ends with {values(before)[-1]}, the other begins with {values(after)[0]}"
-            raise JoinError(
-                f"{names[before]} and {names[after]} overlap along {along!r}: {ends}; leave one out, or open them apart"
-            )
-    return order + empty
-
-
 def _check_variables(files: Sequence[Contents], names: Sequence[str], along: str) -> None:
     """Refuse variables along the joint dimension that only some files have, or that are not alike.
 
@@ -203,15 +171,32 @@ def _coded_differently(files: Sequence[Mapping[str, xr.Variable]], along: str) -
     return found | {str(one[name].attrs["bounds"]) for name in found for one in files if "bounds" in one[name].attrs}
 
 
-def _joined(name: str, parts: Sequence[xr.Variable], along: Hashable) -> xr.Variable:
+def _check_climatologies(files: Sequence[Mapping[str, xr.Variable]], along: str) -> None:
+    """Refuse the bounds of a climatology whose times count from different dates: xarray reads them as they are stored.
+
+    Raises:
+        JoinError: There are some.
+    """
+    for name, variable in files[0].items():
+        bounds = str(variable.attrs.get("climatology"))
+        if (
+            along in variable.dims
+            and bounds in files[0]
+            and len({_coding(one[name], ("units", "calendar")) for one in files}) > 1
+        ):
+            raise JoinError(
+                f"{bounds!r} counts from different dates in the files, which xarray does not decode; "
+                f"give drop_variables={bounds!r}"
+            )
+
+
+def _joined(name: str, parts: Sequence[xr.Variable], along: Hashable, files: Sequence[str]) -> xr.Variable:
     """Return the parts of a variable as one.
 
     Raises:
         JoinError: They are in different units, or packed in different ways.
     """
-    units = {str(one.attrs.get("units")) for one in parts}
-    if len(units) > 1:
-        raise JoinError(f"{name!r} is in {' and '.join(sorted(units))}; only what has the same units can be joined")
+    check_units(name, files, [one.attrs.get("units") for one in parts])
     if len({_coding(one, _PACKING) for one in parts}) > 1:
         raise JoinError(f"{name!r} is packed in different ways in the files; leave out mask_and_scale=False")
     first, axis = parts[0], parts[0].dims.index(along)
