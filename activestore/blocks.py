@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol, cast
+
+from activestore.forking import Lock
 
 __all__ = ["METADATA_BLOCK", "MetadataView", "data_file"]
 
@@ -147,7 +148,7 @@ class _RecentBlocks:
     """Blocks of data that were read lately."""
 
     def __init__(self, read: Callable[[Sequence[tuple[int, int]]], list[bytes]]) -> None:
-        self._read_ranges, self._lock = read, threading.Lock()
+        self._read_ranges, self._lock = read, Lock()
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:

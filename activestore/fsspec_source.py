@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, BinaryIO
 
-import fsspec.core
-
 from activestore.blocks import MetadataView, data_file
 from activestore.errors import SourceNotFoundError
+from activestore.forking import Lock
 from activestore.fsspec_errors import named_errors
+from activestore.fsspec_place import FsspecPlace
 from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
 from activestore.redaction import public_address
 
@@ -32,16 +31,23 @@ class FsspecSource:
             UnsupportedError: fsspec does not know such addresses, or lacks the package for them.
         """
         self._uri, self._address, self._reopen = public_address(uri), uri, reopen
-        with named_errors(uri):
-            self._files, self._path = fsspec.core.url_to_fs(uri, **options)
+        self._place = FsspecPlace(uri, options)
         # File systems that are not asynchronous keep one connection, or one open file, for all.
         alone = not self._files.async_impl
-        self._turn: AbstractContextManager[Any] = threading.Lock() if alone else nullcontext()  # Any: what is not used
+        self._turn: AbstractContextManager[Any] = Lock() if alone else nullcontext()  # Any: what is not used
         self._size, self._version = self._status()
         self._view = MetadataView(self, {})
 
     def __repr__(self) -> str:
         return f"FsspecSource({self._uri!r})"
+
+    @property
+    def _files(self) -> Any:  # Any: fsspec is untyped
+        return self._place.files
+
+    @property
+    def _path(self) -> str:
+        return self._place.path
 
     def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
         return self._reopen

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from botocore.exceptions import BotoCoreError
 from fsspec.config import conf
 
 from activestore.errors import ConfigurationError
+from activestore.forking import Lock, renew_after_fork
 from activestore.origin import Origin
 
 __all__ = ["S3Object", "find_object", "signed_headers"]
@@ -64,17 +64,32 @@ class S3Object:
             session = botocore.session.Session(profile=options.get("profile"))
             endpoint = options.get("endpoint_url") or client.get("endpoint_url") or _configured_endpoint(session)
             self.region = client.get("region_name") or session.get_config_variable("region") or "us-east-1"
-            self._credentials = None if options.get("anon") else _credentials(session, options, client)
+            self._found = None if options.get("anon") else _credentials(session, options, client)
         self._endpoint = None if endpoint is None else _checked_endpoint(uri, endpoint)
         self.verify: bool | str = client.get("verify", os.environ.get("AWS_CA_BUNDLE") or True)
         self._scheme = "http" if options.get("use_ssl", client.get("use_ssl", True)) is False else "https"
-        if self._credentials is None and not options.get("anon"):
+        if self._found is None and not options.get("anon"):
             raise ConfigurationError(
                 f"{uri}: there are no credentials for it; give storage_options={{'key': …, 'secret': …}}, set "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or read a public bucket with storage_options={'anon': True}"
             )
-        self._lock = threading.Lock()
+        self._options = options
+        self._lock = Lock()
+        renew_after_fork(self)
         self._signed: dict[str, tuple[float, dict[str, str]]] = {}
+
+    def renew(self) -> None:
+        """Look for credentials anew in a forked child: botocore renews those of a role behind a lock of its own."""
+        if type(self._found) not in (type(None), Credentials):
+            self._found = None
+
+    @property
+    def _credentials(self) -> Any:  # Any: of botocore
+        """The credentials; None for an anonymous object."""
+        if self._found is None and not self._options.get("anon"):
+            session = botocore.session.Session(profile=self._options.get("profile"))
+            self._found = _credentials(session, self._options, self._options.get("client_kwargs") or {})
+        return self._found
 
     def __repr__(self) -> str:
         return f"S3Object({self.url!r})"

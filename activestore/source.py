@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from activestore.core.variable import ReadableSource
 from activestore.errors import SourceError, SourceNotFoundError, UnsupportedError, map_errors
+from activestore.forking import Lock
 from activestore.origin import Origin
 from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
 from activestore.redaction import public_address, without_secrets
@@ -35,7 +35,7 @@ class _Descriptor:
     """An open file; of those beyond `_MOST_OPEN`, one that is opened anew each time."""
 
     _kept = 0
-    _lock = threading.Lock()
+    _lock = Lock()
 
     def __init__(self, path: str) -> None:
         """Open the file at `path`."""

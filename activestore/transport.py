@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import queue
 import random
 import socket
 import ssl
@@ -37,6 +38,7 @@ from urllib3.util import parse_url
 from urllib3.util.connection import allowed_gai_family
 
 from activestore.errors import ConfigurationError, without_frames
+from activestore.forking import Lock, keep_unused, renew_after_fork
 from activestore.redaction import public_address
 
 __all__ = ["Answer", "AnswerTooLargeError", "Client", "HttpOptions", "NoAnswerError"]
@@ -97,13 +99,26 @@ class Client:
             ConfigurationError: The file of authorities cannot be read.
         """
         self._options = options
+        if options.verify is False:
+            message = "TLS certificates are not verified: anyone on the way can change the numbers"
+            warnings.warn(message, UserWarning, stacklevel=2)
+        self._context: ssl.SSLContext | None = _tls_context(options.verify)
+        self._begin()
+        renew_after_fork(self)
+
+    def _begin(self) -> None:
         self._live = _Connections()
         self._abandoned = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # Not urllib3's own limit: who waits there for a connection cannot be told to give up.
-        self._slots = threading.BoundedSemaphore(options.connections)
+        self._slots = threading.BoundedSemaphore(self._options.connections)
         self._managers: dict[str | None, urllib3.PoolManager] = {}
-        self._context = _tls_context(options.verify)
+
+    def renew(self) -> None:
+        """Begin anew in a forked child: with no connections, and nobody waiting for one."""
+        # Of the context, too, another thread may have held the locks.
+        self._context = None
+        self._begin()
 
     def request(
         self,
@@ -191,6 +206,8 @@ class Client:
             return self._managers[proxy]
 
     def _new_manager(self, proxy: str | None) -> urllib3.PoolManager:
+        if self._context is None:
+            self._context = _tls_context(self._options.verify)
         settings: dict[str, Any] = {"maxsize": self._options.connections, "block": True, "ssl_context": self._context}
         manager = urllib3.PoolManager(**settings) if proxy is None else _through_proxy(proxy, settings)
         manager.pool_classes_by_scheme = _pools_that_register(self._live, self._options.peer_allowed)
@@ -202,7 +219,7 @@ class _Connections:
 
     def __init__(self) -> None:
         self._open: WeakSet[HTTPConnection] = WeakSet()
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def add(self, connection: HTTPConnection) -> None:
         """Take a connection that was just made.
@@ -225,6 +242,19 @@ class _Connections:
             if connected is not None:
                 with suppress(OSError):  # it may be closed by now
                     connected.shutdown(socket.SHUT_RDWR)
+
+
+class _Queue(queue.LifoQueue[Any]):  # Any: connections, and None for those that are not made yet
+    """Where a pool keeps its connections; urllib3 closes those that are in it when the pool goes."""
+
+    def __init__(self, maxsize: int = 0) -> None:
+        super().__init__(maxsize)
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Be empty, and free: the connections are the parent's."""
+        keep_unused(self.queue)
+        queue.LifoQueue.__init__(self, self.maxsize)
 
 
 def _connected(
@@ -285,9 +315,11 @@ def _pools_that_register(live: _Connections, peer_allowed: Callable[[str], None]
             live.add(self)
 
     class PlainPool(HTTPConnectionPool):
+        QueueCls = _Queue
         ConnectionCls = Plain
 
     class SecurePool(HTTPSConnectionPool):
+        QueueCls = _Queue
         ConnectionCls = Secure
 
     return {"http": PlainPool, "https": SecurePool}
@@ -396,20 +428,19 @@ def _tls_context(verify: bool | str) -> ssl.SSLContext:
         ConfigurationError: The authorities cannot be read.
     """
     if verify is False:
-        warnings.warn("TLS certificates are not verified: anyone on the way can change the numbers", UserWarning, stacklevel=3)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context
     named = verify if isinstance(verify, str) else os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     try:
-        return _trusting(named or None)
+        return _trusting(named or None, os.getpid())
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"{named}: no certificates of authorities can be read from it ({error})") from error
 
 
 @functools.cache
-def _trusting(named: str | None) -> ssl.SSLContext:
+def _trusting(named: str | None, process: int) -> ssl.SSLContext:  # each process has its own
     """Return the context that trusts the authorities in a file or folder, the system's for None; slow to make."""
     if named is not None and os.path.isdir(named):
         return ssl.create_default_context(capath=named)

@@ -261,7 +261,7 @@ def test_credentials_that_cannot_be_renewed():
             raise BotoCoreError
 
     given = found()
-    given._credentials = Lapsed()
+    given._found = Lapsed()
     for use in (lambda: given.headers("GET"), lambda: given.origin):
         with pytest.raises(ConfigurationError, match="the credentials cannot be had"):
             use()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
+
+from activestore.forking import renew_after_fork
 
 __all__ = ["Cluster", "executor_here"]
 
@@ -20,11 +24,33 @@ class Cluster:
     """How many threads its workers have, and so how many batches are computed at once."""
 
 
+class _Inherited:
+    """The clients that a forked child has from its parent, whose threads are not there: who waits for one waits for ever."""
+
+    def __init__(self) -> None:
+        self._clients: WeakSet[Any] = WeakSet()  # Any: untyped, and optional
+        renew_after_fork(self)
+
+    def __contains__(self, client: object) -> bool:
+        return client in self._clients
+
+    def renew(self) -> None:
+        """Remember the client that there is at the fork."""
+        distributed: Any = sys.modules.get("distributed")  # Any: untyped, and optional
+        if distributed is not None:
+            with suppress(ValueError):
+                self._clients.add(distributed.default_client())
+
+
+_inherited = _Inherited()
+
+
 def executor_here() -> Cluster | None:
     """Return the cluster of the `distributed.Client` that is active here; None where threads of our own are to compute.
 
-    They are where there is no client, where Dask is set to another scheduler, inside of a task of a worker (which would wait
-    for others, and they for it), and where a client cannot be waited for. No client is made, and `distributed` is not imported.
+    They are where there is no client, or only that of a process from which this one was forked; where Dask is set to another
+    scheduler; inside of a task of a worker (which would wait for others, and they for it); and where a client cannot be waited
+    for. No client is made, and `distributed` is not imported.
 
     Examples:
         >>> executor_here() is None
@@ -37,7 +63,7 @@ def executor_here() -> Cluster | None:
         client = distributed.default_client()
     except ValueError:
         return None
-    if client.status != "running" or client.asynchronous:
+    if client in _inherited or client.status != "running" or client.asynchronous:
         return None
     # The same batch is never to be taken for one that was computed before, whose result is still there.
     executor: Executor = client.get_executor(pure=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from activestore.accessor.lazy_array import LazyArray
 from activestore.active import Active
 from activestore.core.hdf5_group import Outline, outlined_variable
 from activestore.core.missing import Missing
+from activestore.forking import Lock
 from activestore.source import Source
 
 __all__ = ["StoredArray", "StoredFile"]
@@ -54,7 +54,7 @@ class StoredArray(LazyArray):
         self._outline = outline
         self.shape, self.dtype = shape, dtype
         self._active: Active | None = None
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
         return _stored_array, (self.file, self.name, self.shape, self.dtype)

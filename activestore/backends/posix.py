@@ -18,6 +18,7 @@ from activestore.core.kernel import reduce_chunk, reduce_stored, reduce_values, 
 from activestore.core.task import Array, ChunkPartial, ChunkTask
 from activestore.core.variable import ReadableSource
 from activestore.errors import ActivestoreError, CorruptChunkError, UnsupportedError
+from activestore.forking import keep_unused, renew_after_fork
 from activestore.hookspecs import hookimpl
 
 __all__ = ["PosixBackend", "activestore_backends"]
@@ -43,6 +44,13 @@ class PosixBackend:
         self._memory = Budget(_MEMORY)
         self._lock = threading.Lock()
         self._file: h5py.File | None = None
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Open the file anew in a forked child: what the HDF5 library has open is the parent's."""
+        self._lock = threading.Lock()
+        keep_unused(self._file)
+        self._file = None
 
     def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
         return type(self), (self._source,)

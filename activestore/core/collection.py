@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from activestore.forking import renew_after_fork
+
 __all__ = ["held_back"]
 
 _LONGEST_WAIT = 5.0
@@ -27,6 +29,15 @@ class _Collector:
         self._users = 0
         self._was_enabled = False
         self._collecting: int | None = None
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Let it go on in a forked child: the threads that needed it to be off are not there."""
+        self._lock = threading.Lock()
+        self._collecting = None
+        if self._users and self._was_enabled:
+            gc.enable()
+        self._users = 0
 
     def hold(self) -> None:
         """Begin no collection from now on, and return when none is under way in another thread."""
@@ -44,7 +55,7 @@ class _Collector:
     def release(self) -> None:
         """Let it go on once nobody needs it to be off."""
         with self._lock:
-            self._users -= 1
+            self._users = max(0, self._users - 1)
             if not self._users and self._was_enabled:
                 gc.enable()
 

@@ -24,6 +24,7 @@ from activestore.core.joined import JoinedPlan
 from activestore.core.plan import Plan
 from activestore.core.task import ChunkPartial, ChunkTask
 from activestore.errors import BackendError, BackendRefusedError
+from activestore.forking import renew_after_fork
 
 __all__ = ["Budget", "Fallback", "Outcome", "concurrently", "default_workers", "run"]
 
@@ -79,7 +80,13 @@ class Budget:
 
     def __init__(self, nbytes: int) -> None:
         """Share `nbytes`."""
-        self._total = self._left = nbytes
+        self._total = nbytes
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Begin anew in a forked child, where nobody holds any."""
+        self._left = self._total
         self._changed = threading.Condition()
 
     @contextmanager

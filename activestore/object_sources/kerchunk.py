@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +16,7 @@ from activestore.core.dispatch import concurrently
 from activestore.core.objects import ChunkKeys, Places
 from activestore.core.variable import ReadableSource
 from activestore.errors import SourceError, UnsupportedError
+from activestore.forking import Lock
 from activestore.object_sources.references import Reference, References
 from activestore.origin import Origin
 from activestore.redaction import public_address, without_secrets
@@ -88,7 +88,7 @@ class KerchunkSource:
         """
         self._file, self._load, self._references = file, load, references
         self._opener, self._options = opener, options
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._urls: dict[str, int] = {}
         self._inline = bytearray()
         self._opened: OrderedDict[str, ReadableSource] = OrderedDict()

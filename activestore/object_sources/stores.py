@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-import fsspec.core
-
 from activestore.core.dispatch import concurrently
 from activestore.errors import SourceError, SourceNotFoundError, map_errors
 from activestore.fsspec_errors import named_errors
+from activestore.fsspec_place import FsspecPlace
 from activestore.ranges import cut_ranges, merged_ranges
 from activestore.redaction import public_address
 
@@ -142,12 +141,15 @@ class FsspecObjects:
             UnsupportedError: fsspec does not know such addresses, or lacks the package for them.
         """
         self.uri, self._address = public_address(uri), uri
-        with named_errors(uri):
-            # What others write meanwhile has to be seen.
-            self._files, self._root = fsspec.core.url_to_fs(uri, **{"use_listings_cache": False, **options})
-        self._root = self._root.rstrip("/")
+        # What others write meanwhile has to be seen.
+        self._place = FsspecPlace(uri, {"use_listings_cache": False, **options})
+        self._root = self._place.path.rstrip("/")
         # A web server's pages are no list of what there is.
         self._lists = urlsplit(uri).scheme.lower() not in ("http", "https")
+
+    @property
+    def _files(self) -> Any:  # Any: fsspec is untyped
+        return self._place.files
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}" if key else self._root

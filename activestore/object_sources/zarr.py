@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from activestore.core.objects import ChunkKeys, Places
 from activestore.errors import CorruptChunkError, SourceError, UnsupportedError
+from activestore.forking import Lock
 from activestore.origin import Origin
 
 __all__ = ["MAX_METADATA", "ObjectStore", "ZarrSource"]
@@ -75,7 +75,7 @@ class ZarrSource:
             reopen: What gives the store again in another process: a function, and what it is called with.
         """
         self._store, self._reopen = store, reopen
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._regions: list[_Region] = []
         self._listings: dict[ChunkKeys, Places] = {}
         self._objects: dict[str, bytes | None] = {}

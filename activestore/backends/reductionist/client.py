@@ -30,6 +30,7 @@ from activestore.backends.reductionist.answer import (
 from activestore.backends.reductionist.options import ServerOptions, server_address
 from activestore.backends.reductionist.request import is_about_a_field
 from activestore.errors import BackendError, BackendUnavailableError, ReductionistError
+from activestore.forking import Lock, renew_after_fork
 from activestore.origin import Origin
 from activestore.redaction import public_address
 from activestore.transport import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
@@ -83,8 +84,13 @@ class Server:
             )
         )
         self._patience = _Patience()
-        self._waiting = threading.Condition()
         self._generation = 0
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Begin anew in a forked child, where nobody waits."""
+        self._waiting = threading.Condition()
 
     def __repr__(self) -> str:
         return f"<Server {self._shown}>"
@@ -272,7 +278,7 @@ class _Patience:
     _failures: int = 0
     _reason: str = ""
     _until: float = 0.0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: Lock = field(default_factory=Lock)
 
     def check(self, where: str) -> None:
         """Raise what the others failed with, if it is over."""
