@@ -28,6 +28,7 @@ from activestore.core.codec_headers import blosc2_sizes, check_blosc2_frame, zst
 from activestore.errors import CorruptChunkError, UnsupportedError
 
 __all__ = [
+    "EVERY_FILTER",
     "MAX_CHUNK_BYTES",
     "Buffer",
     "Codec",
@@ -45,6 +46,9 @@ Buffer = bytes | bytearray | memoryview
 
 MAX_CHUNK_BYTES = 4 << 30
 """No chunk may decode to more than this: HDF5's own limit, and ours for what a damaged file may claim."""
+
+EVERY_FILTER = 0xFFFFFFFF
+"""The mask of a chunk that is stored without any filter; HDF5 allows 32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,8 @@ def decodable(codecs: tuple[Codec, ...]) -> bool:
     """Return whether raw bytes of this pipeline can be decoded here, without the HDF5 library."""
     decoders = [_DECODERS.get(codec.id) for codec in codecs]
     known = all(decoder is not None and decoder.available() for decoder in decoders)
+    # A shuffle that does not say how wide the numbers are is left to the HDF5 library, which refuses it.
+    known = known and all(len(codec.values) == 1 and codec.values[0] > 0 for codec in codecs if codec.id == "shuffle")
     return known and sum(decoder is not None and decoder.compresses for decoder in decoders) <= 1
 
 
@@ -342,7 +348,7 @@ def _unshuffle(raw: Buffer, codec: Codec, size: int) -> Buffer:
 
 def _unshuffler(codec: Codec, nbytes: int) -> _Write:
     """Return what undoes the shuffle of `nbytes` bytes."""
-    width = max(1, codec.values[0]) if codec.values else 1
+    (width,) = codec.values
     count, fast = nbytes // width, _blosc2_unshuffle()
     if width == 1 or count == 0:
         return _copied
@@ -395,11 +401,15 @@ def _blosc2_unshuffle() -> Callable[[int, int, _Byte, _Byte], int] | None:
 def _verify_fletcher32(raw: Buffer, codec: Codec, size: int) -> Buffer:
     import numcodecs.fletcher32
 
+    view = memoryview(raw)
     try:
         numcodecs.fletcher32.Fletcher32().decode(raw)
     except RuntimeError as error:
-        raise ValueError("the checksum is not that of the bytes") from error
-    return memoryview(raw)[:-4]
+        # HDF5 before 1.6.3 swapped the bytes of each half on little-endian machines; the library accepts either.
+        own, stored = bytes(numcodecs.fletcher32.Fletcher32().encode(view[:-4])[-4:]), bytes(view[-4:])
+        if stored != bytes((own[1], own[0], own[3], own[2])):
+            raise ValueError("the checksum is not that of the bytes") from error
+    return view[:-4]
 
 
 def _unzstd(raw: Buffer, codec: Codec, size: int) -> Buffer:

@@ -13,10 +13,20 @@ from typing import Any
 import h5py
 import numpy as np
 
+from activestore.core.codecs import EVERY_FILTER
 from activestore.core.collection import held_back
 from activestore.core.hdf5_attributes import HIDDEN, attribute_sizes, plain_value, read_attribute
 from activestore.core.hdf5_scales import DIMENSION_ONLY, NOT_COORDINATE, read_dimensions
-from activestore.core.hdf5_storage import Storage, number_type, place_of, read_storage, read_user_block, tree_table, variable_of
+from activestore.core.hdf5_storage import (
+    Storage,
+    chunk_layout,
+    number_type,
+    place_of,
+    read_storage,
+    read_user_block,
+    tree_table,
+    variable_of,
+)
 from activestore.core.variable import (
     ChunkTable,
     ReadableSource,
@@ -157,8 +167,8 @@ def _numeric_dtype(dataset: h5py.Dataset, uri: str, name: str) -> np.dtype[np.ge
     """Return the stored type of a numeric dataset; an enumeration (h5py's truth values too) counts as its integers."""
     try:
         dtype: np.dtype[np.generic] = number_type(dataset.id).dtype
-    except TypeError as error:
-        raise NotNumericError(f"{uri}: {name!r} holds values of a type that NumPy does not have ({error})") from error
+    except (KeyError, TypeError) as error:
+        raise NotNumericError(f"{uri}: {name!r} holds values of a type that NumPy does not have ({_word(error)})") from error
     if dataset.shape is not None and dtype.kind in "iuf" and dtype.itemsize <= 8:
         return np.dtype(dtype.str)
     what = f"values of the type {dtype}"
@@ -169,6 +179,11 @@ def _numeric_dtype(dataset: h5py.Dataset, uri: str, name: str) -> np.dtype[np.ge
     elif dtype.kind == "O":
         what = "lists or references"
     raise NotNumericError(f"{uri}: {name!r} holds {what}, not numbers that can be reduced; choose a numeric variable")
+
+
+def _word(error: Exception) -> str:
+    # h5py has no name for VAX numbers, and a KeyError says no more than which key is missing.
+    return "a byte order of its own" if isinstance(error, KeyError) else str(error)
 
 
 def _attributes(dataset: h5py.Dataset, sizes: Mapping[bytes, int]) -> dict[str, object]:
@@ -186,14 +201,11 @@ def _attributes(dataset: h5py.Dataset, sizes: Mapping[bytes, int]) -> dict[str, 
 
 
 def _table(dataset: h5py.Dataset, storage: Storage, source: ReadableSource, shape: tuple[int, ...]) -> ChunkTable:
+    if storage.layout == "chunked":
+        return _chunk_table(dataset, storage, source, shape)
     layout, itemsize = storage.layout, storage.dtype.itemsize
-    chunk_shape = storage.chunk_shape or contiguous_chunk_shape(shape, itemsize)
+    chunk_shape = contiguous_chunk_shape(shape, itemsize)
     grid = grid_shape(shape, chunk_shape)
-    if layout == "chunked":
-        found = tree_table(storage, source, shape)
-        if found is not None:
-            return found
-        return unplaced_table(grid) if _is_misplaced(dataset) else _iterated_table(dataset, grid, chunk_shape)
     if layout in ("virtual", "external") or not storage.is_as_in_numpy:
         # Every piece is there, and has no offset: its bytes lie in other files, or are not NumPy's.
         return unplaced_table(grid)
@@ -204,7 +216,20 @@ def _table(dataset: h5py.Dataset, storage: Storage, source: ReadableSource, shap
     # Behind a user block the library gives an offset even for what was never written.
     if dataset.id.get_space_status() != h5py.h5d.SPACE_STATUS_NOT_ALLOCATED and dataset.id.get_offset() is not None:
         return contiguous_table(shape, chunk_shape, itemsize=itemsize, start=dataset.id.get_offset())
-    return unwritten_table(grid)
+    # What has no value is refused by the library, as by all that read through it.
+    return unplaced_table(grid) if storage.filling == "error" else unwritten_table(grid)
+
+
+def _chunk_table(dataset: h5py.Dataset, storage: Storage, source: ReadableSource, shape: tuple[int, ...]) -> ChunkTable:
+    layout, chunk_shape = chunk_layout(storage, source), storage.chunk_shape or ()
+    if layout is not None and layout.root is not None:
+        return tree_table(storage, layout.root, source, shape)
+    # Of a layout that cannot be read, nobody knows which chunks are filtered.
+    if _is_misplaced(dataset) or (layout is None and storage.codecs):
+        return unplaced_table(grid_shape(shape, chunk_shape))
+    bare = storage.extent if layout is not None and layout.bare_edges else None
+    table = _iterated_table(dataset, grid_shape(shape, chunk_shape), chunk_shape, bare)
+    return unplaced_table(table.grid) if storage.filling == "error" and not len(table) else table
 
 
 def _is_misplaced(dataset: h5py.Dataset) -> bool:
@@ -217,8 +242,18 @@ def _is_misplaced(dataset: h5py.Dataset) -> bool:
     return len(unlimited) == 1 and unlimited != [0]
 
 
-def _iterated_table(dataset: h5py.Dataset, grid: tuple[int, ...], chunk_shape: tuple[int, ...]) -> ChunkTable:
-    """Return the table as the HDF5 library hands it out, whatever the kind of index."""
+def _iterated_table(
+    dataset: h5py.Dataset, grid: tuple[int, ...], chunk_shape: tuple[int, ...], bare: tuple[int, ...] | None
+) -> ChunkTable:
+    """Return the table as the HDF5 library hands it out, whatever the kind of index.
+
+    Parameters:
+        dataset: The dataset.
+        grid: How many chunks lie along each dimension.
+        chunk_shape: Lengths of a chunk.
+        bare: Lengths of the dataset beyond which no chunk that reaches there is filtered, whatever its mask says; None if
+            all are filtered.
+    """
     starts, places = array("q"), array("q")
 
     def visit(chunk: Any) -> None:  # Any: h5py's StoreInfo
@@ -227,8 +262,10 @@ def _iterated_table(dataset: h5py.Dataset, grid: tuple[int, ...], chunk_shape: t
 
     if dataset.id.get_num_chunks():
         dataset.id.chunk_iter(visit)
-    cells = np.array(starts, np.int64).reshape(-1, len(grid)) // np.array(chunk_shape)
-    columns = np.array(places, np.int64).reshape(-1, 3)
+    first, columns = np.array(starts, np.int64).reshape(-1, len(grid)), np.array(places, np.int64).reshape(-1, 3)
+    cells = first // np.array(chunk_shape)
+    if bare is not None:
+        columns[np.any(first + np.array(chunk_shape) > np.array(bare), axis=1), 2] = EVERY_FILTER
     index = np.ravel_multi_index(tuple(cells.T), grid).astype(np.int64) if len(cells) else np.zeros(0, np.int64)
     order = np.argsort(index, kind="stable")
     offset, size, mask = (np.ascontiguousarray(columns[order, i]) for i in range(3))

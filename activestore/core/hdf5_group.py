@@ -19,7 +19,7 @@ from h5py import h5, h5d, h5ds, h5g, h5p, h5r, h5s, h5t
 from activestore.core.hdf5 import DAMAGE, damage_named, open_hdf5
 from activestore.core.hdf5_attributes import HIDDEN, Text, Value, attribute_sizes, number_dtype, plain_value, read_attribute
 from activestore.core.hdf5_scales import DIMENSION_ONLY, NOT_COORDINATE, attached_scales, longest_attached
-from activestore.core.hdf5_storage import Storage, read_storage, read_user_block, tree_table, variable_of
+from activestore.core.hdf5_storage import Storage, chunk_layout, read_storage, read_user_block, tree_table, variable_of
 from activestore.core.variable import ReadableSource, Variable
 
 __all__ = ["Group", "Outline", "outlined_variable", "read_group"]
@@ -88,9 +88,10 @@ def outlined_variable(outline: Outline, source: ReadableSource, name: str) -> Va
     if outline.storage is None:
         return None
     with source.metadata() as kept, damage_named(source.uri, f"the metadata of {name!r}"):
-        table = tree_table(outline.storage, kept, outline.shape)
-        if table is None:
+        layout = chunk_layout(outline.storage, kept)
+        if layout is None or layout.root is None:
             return None
+        table = tree_table(outline.storage, layout.root, kept, outline.shape)
         attrs = {key: plain_value(value) for key, value in outline.attrs.items()}
         return variable_of(outline.storage, kept, name, dims=outline.dims, shape=outline.shape, attrs=attrs, table=table)
 

@@ -18,9 +18,10 @@ import numpy.typing as npt
 from activestore.core.variable import ChunkTable, ReadableSource, grid_shape, unwritten_table
 from activestore.errors import SourceError
 
-__all__ = ["BTree", "btree_address", "read_btree"]
+__all__ = ["UNDEFINED", "BTree", "ChunkLayout", "read_btree", "read_layout"]
 
-_UNDEFINED = 0xFFFFFFFFFFFFFFFF
+UNDEFINED = 0xFFFFFFFFFFFFFFFF
+"""The address of what is nowhere."""
 _HEADER = 24
 _ENTRIES = 64
 """Children of a node with the library's default of K = 32; a node with more is read again."""
@@ -28,10 +29,21 @@ _BATCH = 2048
 """Nodes decoded at a time, which bounds the memory."""
 _MAX_MESSAGES = 100_000
 _LAYOUT, _CONTINUATION = 0x08, 0x10
+_CHUNKED, _BARE_EDGES = 2, 0x01
 
 
-def btree_address(source: ReadableSource, header: int, *, base: int) -> int | None:
-    """Return the address of the B-tree of the dataset whose object header is at `header`, None if it has another index.
+@dataclasses.dataclass(frozen=True, slots=True)
+class ChunkLayout:
+    """What the layout message of a chunked dataset says and the HDF5 library does not tell."""
+
+    root: int | None
+    """Address of the version 1 B-tree that has its chunks, None if it has another index."""
+    bare_edges: bool
+    """Whether chunks that reach beyond the dataset are stored without any filter (H5D_CHUNK_DONT_FILTER_PARTIAL_CHUNKS)."""
+
+
+def read_layout(source: ReadableSource, header: int, *, base: int) -> ChunkLayout | None:
+    """Return the layout of the chunked dataset whose object header is at `header`, None if it is of a version not known here.
 
     Parameters:
         source: The file.
@@ -39,14 +51,20 @@ def btree_address(source: ReadableSource, header: int, *, base: int) -> int | No
         base: Bytes of the user block, which all addresses count from.
     """
     for kind, body in _messages(source, header + base, base):
-        if kind != _LAYOUT or len(body) < 2:
-            continue
-        version = body[0]
-        if version == 3 and body[1] == 2:
-            return int.from_bytes(body[3:11], "little")
-        if version in (1, 2) and body[2] == 2:
-            return int.from_bytes(body[8:16], "little")
-        return None
+        if kind == _LAYOUT:
+            return _layout(body)
+    return None
+
+
+def _layout(body: bytes) -> ChunkLayout | None:
+    """Return what a layout message says, None if it is of a version not known here, or not of chunks."""
+    version, first, second = body[:3]
+    if version in (1, 2) and second == _CHUNKED:
+        return ChunkLayout(int.from_bytes(body[8:16], "little"), bare_edges=False)
+    if version == 3 and first == _CHUNKED:
+        return ChunkLayout(int.from_bytes(body[3:11], "little"), bare_edges=False)
+    if version in (4, 5) and first == _CHUNKED:
+        return ChunkLayout(None, bare_edges=bool(second & _BARE_EDGES))
     return None
 
 
@@ -148,7 +166,7 @@ def read_btree(
         SourceError: The index is damaged.
     """
     columns: list[tuple[npt.NDArray[np.int64], ...]] = []
-    if root != _UNDEFINED:
+    if root != UNDEFINED:
         level = np.array([root + base], np.int64)
         depth: int | None = None
         while depth is None or depth >= 0:

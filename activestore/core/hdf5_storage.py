@@ -6,13 +6,13 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 
 from activestore.core.codecs import MAX_CHUNK_BYTES, Codec, hdf5_codec
-from activestore.core.hdf5_index import BTree, btree_address
+from activestore.core.hdf5_index import UNDEFINED, BTree, ChunkLayout, read_layout
 from activestore.core.missing import is_unsigned, read_missing
 from activestore.core.packing import read_packing
 from activestore.core.variable import (
@@ -26,10 +26,24 @@ from activestore.core.variable import (
 )
 from activestore.errors import UnsupportedError
 
-__all__ = ["Storage", "number_type", "place_of", "read_storage", "read_user_block", "tree_table", "variable_of"]
+__all__ = [
+    "Storage",
+    "chunk_layout",
+    "number_type",
+    "place_of",
+    "read_storage",
+    "read_user_block",
+    "tree_table",
+    "variable_of",
+]
 
 _CONVERSION = Codec("conversion of the number format", h5py.h5z.FILTER_NBIT)
 """Stands for numbers stored in a format that NumPy lacks (12 bits, say): only the HDF5 library makes others of them."""
+
+
+Filling = Literal["number", "nothing", "error"]
+"""What stands where nothing was ever written: the number that there is for that; what the reader's memory held, which h5py
+sees to that it is 0; or none, so that the HDF5 library refuses to read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +62,8 @@ class Storage:
     """What was done to the bytes of a chunk."""
     fill: bytes | None
     """The number that its writer chose for what is never written, None for the default."""
+    filling: Filling
+    """What is done about what is never written."""
     address: int
     """Where its object header is, counted from the end of the user block."""
     user_block: int | None
@@ -82,6 +98,7 @@ def read_storage(
         chunk_shape=creation.get_chunk() if layout == "chunked" else None,
         codecs=_codecs(creation) if plain else (*_codecs(creation), _CONVERSION),
         fill=fill,
+        filling=_filling(creation),
         address=place_of(dataset)[1],
         user_block=user_block,
     )
@@ -173,9 +190,15 @@ def _codecs(plist: Any) -> tuple[Codec, ...]:  # Any: h5py's low level is untype
     return tuple(hdf5_codec(code, values, label.decode("utf-8", "replace")) for code, _, values, label in filters)
 
 
+def _filling(creation: Any) -> Filling:  # Any: h5py's low level is untyped
+    if creation.get_fill_time() == h5py.h5d.FILL_TIME_NEVER:
+        return "nothing"
+    return "error" if creation.fill_value_defined() == h5py.h5d.FILL_VALUE_UNDEFINED else "number"
+
+
 def _fill(storage: Storage, *, lagging: bool) -> bytes:
     """Return the stored number that cells have which were never written; `lagging` if the variable lacks whole records."""
-    if storage.fill is not None:
+    if storage.fill is not None and (lagging or storage.filling == "number"):
         return storage.fill
     fill = np.zeros((), storage.dtype)
     default = read_missing({}, storage.dtype, filled=True).values
@@ -192,24 +215,30 @@ def read_user_block(file: Any) -> int | None:  # Any: h5py's low level is untype
     return size if creation.get_sizes() == (8, 8) else None
 
 
-def tree_table(storage: Storage, source: ReadableSource, shape: tuple[int, ...]) -> ChunkTable | None:
-    """Return the chunk table of a dataset whose chunks a version 1 B-tree has; None if there is no such tree.
+def chunk_layout(storage: Storage, source: ReadableSource) -> ChunkLayout | None:
+    """Return the layout of the chunks of a dataset; None if only the HDF5 library can find and read them."""
+    if storage.user_block is None or storage.layout != "chunked" or not storage.is_as_in_numpy:
+        return None
+    layout = read_layout(source, storage.address, base=storage.user_block)
+    # Without any chunk there is no index either, and the library refuses to read what has no value.
+    nothing = layout is not None and layout.root == UNDEFINED and storage.filling == "error"
+    return None if nothing else layout
+
+
+def tree_table(storage: Storage, root: int, source: ReadableSource, shape: tuple[int, ...]) -> ChunkTable:
+    """Return the chunk table of a dataset whose chunks a version 1 B-tree has; of a remote one, before it is read.
 
     Parameters:
         storage: How the dataset is stored.
+        root: Address of the tree, from `chunk_layout`.
         source: The file that it is in.
         shape: Lengths of its dimensions.
 
     Raises:
         SourceError: The index is damaged.
     """
-    base = storage.user_block
-    if base is None or storage.chunk_shape is None:
-        return None
-    root = btree_address(source, storage.address, base=base)
-    if root is None:
-        return None
-    index = BTree(root, base, storage.extent, shape, storage.chunk_shape)
+    chunk_shape = storage.chunk_shape or ()
+    index = BTree(root, storage.user_block or 0, storage.extent, shape, chunk_shape)
     if source.is_remote:
-        return dataclasses.replace(unwritten_table(grid_shape(shape, storage.chunk_shape)), unread=index)
+        return dataclasses.replace(unwritten_table(grid_shape(shape, chunk_shape)), unread=index)
     return index.read(source, None)

@@ -12,7 +12,7 @@ from hypothesis import given
 
 from activestore.core.hdf5_attributes import Text
 from activestore.core.hdf5_group import outlined_variable, read_group
-from activestore.core.hdf5_index import btree_address
+from activestore.core.hdf5_index import read_layout
 from activestore.core.metadata import is_classic, read_variable
 from activestore.errors import SourceError
 from activestore.source import open_source
@@ -145,7 +145,7 @@ def test_an_index_that_is_elsewhere(path):
 def test_an_index_that_is_damaged(path):
     source = open_source(path)
     outline = read_group(source).variables["time_bnds"]
-    root = btree_address(source, outline.storage.address, base=0)
+    root = read_layout(source, outline.storage.address, base=0).root
     whole = bytearray(path.read_bytes())
     whole[root : root + 4] = b"EERT"
     path.write_bytes(whole)

@@ -45,7 +45,7 @@ def uses_btree(path, name="x"):
     """Return whether the variable has the old B-tree, which we read ourselves."""
     with h5py.File(path) as file:
         base, header = file.id.get_create_plist().get_userblock(), h5py.h5g.get_objinfo(file[name].id, b".").objno[0]
-    return hdf5_index.btree_address(open_source(path), header, base=base) is not None
+    return hdf5_index.read_layout(open_source(path), header, base=base).root is not None
 
 
 INDEXES = {
@@ -133,7 +133,7 @@ def test_filter_masks_are_read(path):
 def root_of(path, name="x"):
     with h5py.File(path) as file:
         header = h5py.h5g.get_objinfo(file[name].id, b".").objno[0]
-    return hdf5_index.btree_address(open_source(path), header, base=0)
+    return hdf5_index.read_layout(open_source(path), header, base=0).root
 
 
 def test_a_deep_tree(path):
