@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,12 @@ from activestore.errors import JoinError
 __all__ = ["CODING", "join_contents"]
 
 _PACKING = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
-CODING = (*_PACKING, "units", "calendar", "dtype", "_Encoding", "bounds", "climatology")
+_LIMITS = ("valid_min", "valid_max", "valid_range")
+"""Attributes in terms of stored numbers, which xarray does not decode."""
+CODING = (*_PACKING, *_LIMITS, "units", "calendar", "dtype", "_Encoding", "bounds", "climatology")
 """The attributes that say what stored numbers stand for."""
+_OF_ALL = frozenset({*_PACKING, "dtype", "units", "calendar", "_Encoding"})
+"""What of a variable's encoding has to be the same in all files, to be that of what is joined."""
 
 _REMEDY = "leave out what does not belong, open the files apart, or give drop_variables= the name of the coordinate"
 
@@ -44,23 +49,81 @@ def join_contents(
     Raises:
         JoinError: The files do not fit together.
     """
-    files = [_with_coordinates(one) for one in files]
+    texts = _texts_of_different_widths(files)
+    files = [_with_coordinates(_with_decoded(one, texts, decode)) for one in files]
     coordinates = _coordinates(files, decode)
     along = _checked_dim(files, names, dim) if dim is not None else _found_dim(coordinates, names)
     _check_equal(coordinates, names, along)
     found = [None if isinstance(one[along], int) else one[along] for one in coordinates]
     order = Joint(along, names, _REMEDY).order(found, lambda i: decode(files[i].only([along]))[along].values)
-    files = [_with_coordinates(whole(order[0])), *(files[i] for i in order[1:])]
+    files = [_with_coordinates(_with_decoded(whole(order[0]), texts, decode)), *(files[i] for i in order[1:])]
     names = [names[i] for i in order]
     _check_variables(files, names, along)
     _check_climatologies([one.variables for one in files], along)
-    apart = _coded_differently([one.variables for one in files], along)
+    apart = _coded_differently([one.variables for one in files], along) - texts
     decoded = [decode(one.only(apart)) for one in files] if apart else []
     joined = {}
     for name, variable in files[0].variables.items():
         parts = [one[name] for one in decoded] if name in apart else [one.variables.get(name, variable) for one in files]
         joined[name] = _joined(name, parts, along, names) if along in variable.dims else variable
+    _drop_encodings(joined, files, along, decoded=apart | texts, names=names)
     return Contents(joined, files[0].get_attrs(), files[0].get_encoding())
+
+
+def _texts_of_different_widths(files: Sequence[Contents]) -> set[str]:
+    """Return the names of texts whose letters lie along a dimension that is longer in some files than in others."""
+    widths: dict[str, set[int]] = {}
+    for contents in files:
+        for name, one in contents.variables.items():
+            if one.dtype.kind == "S" and one.dtype.itemsize == 1 and one.ndim and one.dims[-1] not in contents.variables:
+                widths.setdefault(name, set()).add(one.shape[-1])
+    return {name for name, found in widths.items() if len(found) > 1}
+
+
+def _with_decoded(contents: Contents, names: Collection[str], decode: Decode) -> Contents:
+    """Return the same with some variables decoded."""
+    if not names:
+        return contents
+    return Contents({**contents.variables, **decode(contents.only(names))}, contents.attributes, contents.encoding)
+
+
+def _drop_encodings(
+    joined: Mapping[str, xr.Variable],
+    files: Sequence[Contents],
+    along: str,
+    *,
+    decoded: Collection[str],
+    names: Sequence[str],
+) -> None:
+    """Leave out, of variables that were decoded, how the first file stores them: the numbers of others need not fit.
+
+    Warns:
+        UserWarning: Something is left out that says more than from when times are counted.
+    """
+    told = []
+    for name in (name for name, one in joined.items() if along in one.dims):
+        variables = [one.variables[name] for one in files if name in one.variables]
+        limits = _LIMITS if name in decoded or len({_coding(one, _LIMITS) for one in variables}) > 1 else ()
+        lost = [key for key in limits if joined[name].attrs.pop(key, None) is not None]
+        if name in decoded:
+            lost += [key for key in _OF_ALL if _differs(key, variables)]
+            for key in (*_OF_ALL, "char_dim_name"):
+                joined[name].encoding.pop(key, None)
+        if lost and joined[name].dtype.kind in "iuf":
+            told.append(f"{name!r} ({', '.join(sorted(lost))})")
+    if told:
+        warnings.warn(
+            f"{names[0]} and {len(names) - 1:,} more store numbers in different ways: {', '.join(told)}; what is written of "
+            "them is not stored so, but as the values are, unless you set .encoding",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _differs(key: str, variables: Sequence[xr.Variable]) -> bool:
+    if key == "dtype":
+        return len({one.dtype for one in variables}) > 1
+    return len({_coding(one, (key,)) for one in variables}) > 1
 
 
 def _with_coordinates(contents: Contents) -> Contents:

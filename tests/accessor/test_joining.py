@@ -8,6 +8,7 @@ import xarray as xr
 
 from activestore.errors import JoinError, SourceNotFoundError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* store numbers in different ways:UserWarning")
 YEARS = (2000, 2001, 2003)
 
 
