@@ -22,7 +22,9 @@ _LIMITS = ("valid_min", "valid_max", "valid_range")
 """Attributes in terms of stored numbers, which xarray does not decode."""
 CODING = (*_PACKING, *_LIMITS, "units", "calendar", "dtype", "_Encoding", "bounds", "climatology")
 """The attributes that say what stored numbers stand for."""
-_OF_ALL = frozenset({*_PACKING, "dtype", "units", "calendar", "_Encoding"})
+_STORED = ("dtype", "_Encoding", *_PACKING)
+"""Encodings that say how numbers are stored."""
+_OF_ALL = (*_STORED, "units", "calendar")
 """What of a variable's encoding has to be the same in all files, to be that of what is joined."""
 
 _REMEDY = "leave out what does not belong, open the files apart, or give drop_variables= the name of the coordinate"
@@ -106,7 +108,7 @@ def _drop_encodings(
         limits = _LIMITS if name in decoded or len({_coding(one, _LIMITS) for one in variables}) > 1 else ()
         lost = [key for key in limits if joined[name].attrs.pop(key, None) is not None]
         if name in decoded:
-            lost += [key for key in _OF_ALL if _differs(key, variables)]
+            lost += [key for key in _STORED if _differs(key, variables)]
             for key in (*_OF_ALL, "char_dim_name"):
                 joined[name].encoding.pop(key, None)
         if lost and joined[name].dtype.kind in "iuf":
