@@ -37,6 +37,7 @@ from activestore.listing import (
     variable_record,
     variables_table,
 )
+from activestore.redaction import secret_parts
 from activestore.series import files_of
 from activestore.serving import SERVE_EPILOG, add_serve, serve
 from activestore.site_commands import FAILED, OK, backends, cache_clear, cache_ls, failed, print_json
@@ -150,9 +151,18 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all others here."""
+    """A parser whose errors are one line, as all others here, without the secrets of addresses."""
+
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # Any: argparse overloads it
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
+        for one in self._given:
+            for secret in secret_parts(one):
+                message = message.replace(secret, "").replace(repr(secret)[1:-1], "")
         self.exit(WRONG_USAGE, f"activestore: error: {message}; see {self.prog} --help\n")
 
 

@@ -16,7 +16,7 @@ from fsspec import AbstractFileSystem
 from activestore.active import Active as StoredVariable
 from activestore.core.plan import normalize_axes
 from activestore.errors import ConfigurationError, ReductionError, SelectionError, SourceNotFoundError
-from activestore.redaction import public_address, without_secrets
+from activestore.redaction import kept_address, without_secrets
 
 __all__ = ["Active", "DatasetError", "DatasetNotFoundError"]
 
@@ -129,8 +129,11 @@ class Active:
         self._opened: dict[tuple[object, ...], StoredVariable] = {}
 
     def __getstate__(self) -> dict[str, Any]:  # Any: pickle's own contract
-        address = public_address(self.uri) if "@" in self.uri else self.uri
-        return self.__dict__ | {"uri": address, "storage_options": without_secrets(self.storage_options), "_opened": {}}
+        return self.__dict__ | {
+            "uri": kept_address(self.uri),
+            "storage_options": without_secrets(self.storage_options),
+            "_opened": {},
+        }
 
     @property
     def method(self) -> Callable[..., Any] | None:  # Any: numbers or arrays

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from activestore.core.backend import Backend, BackendOptions
 from activestore.core.dispatch import Fallback
 from activestore.errors import ConfigurationError
-from activestore.redaction import Secret, public_address, secret_name, without_secrets
+from activestore.redaction import Secret, public_address, secret_name, secret_parts, without_secrets
 
 __all__ = ["Choice", "ConfigFile", "Route", "Settings", "choose", "config_file", "resolve"]
 
@@ -159,12 +159,17 @@ class Route:
 
     number: int
     """Its place in the file, from 1 up."""
-    match: str
+    match: str = field(repr=False)
     """A glob over the whole address, or over the absolute path of a local file."""
     origin: str
     """The route as messages name it, with its file."""
     settings: Mapping[str, Any] = field(repr=False)
     """What it sets: backend, server, storage_options, backend_options."""
+
+    @property
+    def shown(self) -> str:
+        """Its pattern as it may be seen."""
+        return _shown_match(self.match)
 
     def takes(self, uri: str) -> bool:
         """Return whether an address, or the path of a local file, is one of its pattern."""
@@ -240,7 +245,7 @@ def _toml(path: str) -> dict[str, Any]:  # Any: what TOML has
 
 def _route(path: str, number: int, given: Mapping[str, Any]) -> Route:  # Any: what TOML has
     match = given.get("match")
-    named = f"route {number} (match {match!r})" if isinstance(match, str) else f"route {number}"
+    named = f"route {number} (match {_shown_match(match)!r})" if isinstance(match, str) else f"route {number}"
     where = f"{path}: {named}"
     _check_names(given, _IN_ROUTE, where, elsewhere=dict.fromkeys(_ABOVE_ROUTES, "above the routes"))
     if match is None:
@@ -250,6 +255,11 @@ def _route(path: str, number: int, given: Mapping[str, Any]) -> Route:  # Any: w
     if "server" in settings:
         settings.setdefault("backend", _OF_SERVERS)
     return Route(number, match, f"{named} of {path}", settings)
+
+
+def _shown_match(match: str) -> str:
+    """Return a pattern without a login that may stand in it; its question marks begin no query."""
+    return public_address(match) if any(part.endswith("@") for part in secret_parts(match)) else match
 
 
 def _check_names(given: Iterable[str], known: tuple[str, ...], where: str, elsewhere: Mapping[str, str]) -> None:

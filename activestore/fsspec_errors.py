@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from activestore.errors import ActivestoreError, SourceError, SourceNotFoundError, UnsupportedError, map_errors
-from activestore.redaction import public_address
+from activestore.redaction import public_address, secret_parts
 
 __all__ = ["named_errors"]
-
-_WITH_SECRETS = re.compile(r"://[^/]*:[^/]*@|[?]")
-"""Addresses with a password, or a query."""
 
 
 @contextmanager
@@ -38,7 +34,7 @@ def named_errors(uri: str) -> Iterator[None]:
         failed, cause = SourceError(f"{shown}: {what}; check the address and storage_options"), error
     if failed is None:
         return
-    if _WITH_SECRETS.search(uri) is None:
+    if not secret_parts(uri):
         raise failed from cause
     quoting = not isinstance(failed, SourceNotFoundError)
     message = f"{shown}: cannot be read; check the address and storage_options" if quoting else str(failed)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import fsspec.core
 from fsspec import AbstractFileSystem
 
 from activestore.forking import keep_unused, renew_after_fork
 from activestore.fsspec_errors import named_errors
+from activestore.redaction import secret_parts
 
 __all__ = ["FsspecPlace"]
 
@@ -34,6 +37,47 @@ class _Finalizers:
 _finalizers = _Finalizers()
 
 
+_LOGGERS = frozenset({"fsspec", "s3fs", "gcsfs", "adlfs", "ocifs", "webhdfs"})
+"""The packages of file systems that log the addresses which they are asked for."""
+_HIDDEN: dict[int, list[str]] = {}
+"""What must not be seen of the addresses of the places that there are."""
+
+
+def _hide_in_logs(place: FsspecPlace, secrets: list[str]) -> None:
+    """Keep the secrets of an address out of what fsspec's file systems log, as long as its place is in use."""
+    if secrets:
+        _HIDDEN[id(place)] = secrets
+        weakref.finalize(place, _HIDDEN.pop, id(place), None)
+        # A filter is not asked about the records of loggers below.
+        for name in list(logging.root.manager.loggerDict):
+            if name.partition(".")[0] in _LOGGERS:
+                logging.getLogger(name).addFilter(_without_secrets)
+
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """Cut the secrets of our addresses out of a record."""
+    secrets = [one for secrets in list(_HIDDEN.values()) for one in secrets]
+    if not secrets:
+        return True
+    said = record.getMessage()
+    hidden = said
+    for secret in secrets:
+        hidden = hidden.replace(secret, "")
+    # An address may have been written anew, with other percent signs.
+    plain = _plain(hidden)
+    if any(_plain(secret) in plain for secret in secrets):
+        hidden = "(something that has the secrets of an address in it)"
+    if hidden != said:
+        record.msg, record.args = hidden, ()
+    # What an error says is not ours to cut.
+    record.exc_info = record.exc_text = None
+    return True
+
+
+def _plain(text: str) -> str:
+    return "".join(unquote(unquote(text)).split())
+
+
 class FsspecPlace:
     """A file system of fsspec and a path on it; a forked child has a file system of its own."""
 
@@ -47,6 +91,7 @@ class FsspecPlace:
         self._files: Any = None  # Any: fsspec is untyped
         self.path: str = self._found()
         """The path on the file system."""
+        _hide_in_logs(self, secret_parts(uri))
         renew_after_fork(self)
 
     def _found(self) -> str:

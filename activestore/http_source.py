@@ -16,7 +16,7 @@ from activestore.errors import ConfigurationError, SourceError, SourceNotFoundEr
 from activestore.index_cache import default_cache
 from activestore.origin import Origin
 from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
-from activestore.redaction import public_address
+from activestore.redaction import public_address, secret_parts, split_login
 from activestore.transport import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
 
 __all__ = ["HttpSource", "WebFile"]
@@ -55,19 +55,22 @@ class WebFile:
         """Take user and password out of the address, and headers out of `options`.
 
         Raises:
-            ConfigurationError: The address names no host.
+            ConfigurationError: The address names no host, or it cannot be told where its password ends.
         """
         self.uri = public_address(uri)
-        parts = _web_address(uri)
+        login, address = split_login(uri)
+        parts = _web_address(address)
+        # What may be the rest of a password is sent to nobody.
+        if login is None and any("@" in part for part in secret_parts(uri)):
+            raise _no_address(uri)
         client = dict(options.get("client_kwargs") or {})
         self._headers: dict[str, str] = {**client.get("headers", {}), **options.get("headers", {})}
-        login, at, host = parts.netloc.rpartition("@")
-        user, colon, password = login.partition(":")
-        self._user, self._password = unquote(user) if at else None, unquote(password) if colon else None
+        user, colon, password = (login or "").partition(":")
+        self._user, self._password = None if login is None else unquote(user), unquote(password) if colon else None
         if self._user is not None:
             pair = f"{self._user}:{self._password or ''}".encode()
             self._headers.setdefault("Authorization", "Basic " + base64.b64encode(pair).decode())
-        self.url = urlunsplit(parts._replace(netloc=host, fragment=""))
+        self.url = urlunsplit(parts._replace(fragment=""))
         self.verify: bool | str = options.get("verify", True)
         self._given = bool(client.get("headers") or options.get("headers"))
 
@@ -312,7 +315,12 @@ def _web_address(url: str) -> SplitResult:
             return parts
     except ValueError:
         pass  # brackets without an end, or a port that is no number
-    raise ConfigurationError(f"{public_address(url)}: is no address of a web server; write https://host/path")
+    raise _no_address(url)
+
+
+def _no_address(url: str) -> ConfigurationError:
+    advice = "; of a password, write @ as %40, / as %2F, ? as %3F, # as %23" if "@" in url else ""
+    return ConfigurationError(f"{public_address(url)}: is no address of a web server; write https://host/path{advice}")
 
 
 def _may_have_credentials(url: str, own: str) -> bool:

@@ -287,14 +287,14 @@ def routes_table(routes: Sequence[Route], last: Sequence[str], *, heading: str) 
     for route, text in zip(routes, last, strict=True):
         shown: dict[str, Any] = secrets_hidden(route.settings)
         options = ", ".join(f"{name}={_option(value)}" for name, value in shown.get("storage_options", {}).items())
-        rows.append((str(route.number), route.match, shown.get("backend", "-"), shown.get("server", "-"), options or "-", text))
+        rows.append((str(route.number), route.shown, shown.get("backend", "-"), shown.get("server", "-"), options or "-", text))
     return columns(rows)
 
 
 def route_record(route: Route, answer: Answer) -> dict[str, Any]:  # Any: what JSON has
     """Return a route and the answer of its server, for JSON; secrets are hidden."""
     shown: dict[str, Any] = {name: plain(value) for name, value in secrets_hidden(route.settings).items()}
-    return {"number": route.number, "match": route.match, **shown, "answer": answer.line, "problem": answer.problem}
+    return {"number": route.number, "match": route.shown, **shown, "answer": answer.line, "problem": answer.problem}
 
 
 def choice_table(choice: Choice) -> str:

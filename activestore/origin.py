@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from activestore.redaction import public_address
+
 __all__ = ["Origin"]
 
 
@@ -32,5 +34,4 @@ class Origin:
     """S3's region, which signatures name; None where it is not known, or there is none."""
 
     def __repr__(self) -> str:
-        # Without the query, which can hold a signature.
-        return f"Origin({self.interface_type!r}, {self.url.partition('?')[0]!r}, obstacle={self.obstacle!r})"
+        return f"Origin({self.interface_type!r}, {public_address(self.url)!r}, obstacle={self.obstacle!r})"

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
-__all__ = ["Secret", "public_address", "secret_name", "secrets_hidden", "without_secrets"]
+__all__ = [
+    "Secret",
+    "kept_address",
+    "public_address",
+    "secret_name",
+    "secret_parts",
+    "secrets_hidden",
+    "split_login",
+    "without_secrets",
+]
 
 _SECRET = re.compile(
     r"key|secret|token|passw|passphrase|passcode|^pass$|pwd|auth|cred|sas|account|cookie|header|user|session|login"
-    r"|signature|^sig$|bearer|jwt|conn(ection)?_?str",
+    r"|signature|^sig$|bearer|jwt|conn(ection)?_?str|^code$|^params$|^query",
     re.IGNORECASE,
 )
 """What the name of an option says if its value is nobody's business."""
-_USER = re.compile(r"(?<=://)[^/\s]*@")
-"""User and password of an address."""
 _HIDDEN = "***"
+_OF_S3, _OF_WEB = frozenset({"s3", "s3a"}), frozenset({"http", "https"})
+_NAMES_A_FILE = frozenset(
+    {
+        *("alt", "dataset", "download", "file", "filename", "format", "id", "mode", "name", "page", "part", "path", "raw"),
+        *("variable", "version", "versionid"),
+    }
+)
+"""Names in a query that say what is read; all others may be, or stand for, secrets."""
 
 
 class Secret(str):
@@ -83,6 +99,132 @@ def public_address(address: str) -> str:
         >>> public_address("simplecache::https://me:secret@store.example/a.nc")
         'simplecache::https://store.example/a.nc'
     """
-    if "://" not in address:
-        return address
-    return re.split(r"[?#]", _USER.sub("", address), maxsplit=1)[0]
+    return "::".join(map(_shown, _links(address))) if "://" in address else address
+
+
+def _shown(link: str) -> str:
+    found = _parsed(link)
+    if found is None:
+        return link
+    # What cannot be told apart is not shown.
+    place, mark = (found.place.rpartition("@")[2], f"{_HIDDEN}@") if found.doubtful else (found.place, "")
+    return f"{found.scheme}://{mark}{place[: _end(place, '?#')]}"
+
+
+def kept_address(address: str) -> str:
+    """Return an address that may be kept: without the passwords in it, and of its query only what says what is read.
+
+    Examples:
+        >>> kept_address("https://me:secret@store.example/a.nc?part=1&X-Amz-Signature=x")
+        'https://store.example/a.nc?part=1'
+        >>> kept_address("abfs://container@account.example/a.nc"), kept_address("s3://bucket/a@b?key=c")
+        ('abfs://container@account.example/a.nc', 's3://bucket/a@b?key=c')
+    """
+    return "::".join(map(_kept, _links(address))) if "://" in address else address
+
+
+def _kept(link: str) -> str:
+    found = _parsed(link)
+    if found is None:
+        return link
+    if found.doubtful and found.login is not None:
+        return _shown(link)
+    if found.scheme in _OF_S3:
+        return f"{found.scheme}://{found.place}"
+    user = found.login.partition(":")[0] + "@" if found.login and found.scheme not in _OF_WEB else ""
+    place, question, query = found.place.partition("?")
+    if not question and found.scheme in _OF_WEB:
+        place, _, query = found.place.partition("#")
+    query, _, fragment = query.partition("#") if question else ("", "", query)
+    return f"{found.scheme}://{user}{place}{_harmless('?', query)}{_harmless('#', fragment)}"
+
+
+def _harmless(mark: str, query: str) -> str:
+    kept = [one for one in query.split("&") if unquote(one.partition("=")[0]).lower() in _NAMES_A_FILE]
+    return mark + "&".join(kept) if kept else ""
+
+
+def secret_parts(address: str) -> list[str]:
+    """Return what of an address must not be seen, as it stands there: logins with the sign after them, queries with theirs.
+
+    Examples:
+        >>> secret_parts("zip://a.nc::https://me:secret@store.example/b.zip?sig=x"), secret_parts("s3://bucket/a?b")
+        (['me:secret@', '?sig=x'], [])
+    """
+    parts = []
+    for found in filter(None, map(_parsed, _links(address) if "://" in address else ())):
+        if found.login:
+            parts.append(f"{found.login}@")
+        if found.doubtful:
+            parts.append(found.place[: found.place.rfind("@") + 1])
+        begin = _end(found.place, "?#" if found.scheme in _OF_WEB else "?")
+        if found.place[begin:] and found.scheme not in _OF_S3:
+            parts.append(found.place[begin:])
+    return parts
+
+
+def split_login(address: str) -> tuple[str | None, str]:
+    """Return user and password as they stand in an address, None without any, and the address without them.
+
+    Examples:
+        >>> split_login("https://me:a/b@store.example/a.nc"), split_login("https://store.example/a@b.nc")
+        (('me:a/b', 'https://store.example/a.nc'), (None, 'https://store.example/a@b.nc'))
+    """
+    found = _parsed(address)
+    if found is None or found.login is None or found.doubtful:
+        return None, address
+    return found.login, f"{found.scheme}://{found.place}"
+
+
+class _Address(NamedTuple):
+    """The parts of an address."""
+
+    scheme: str
+    """In lower case."""
+    login: str | None
+    """User and password, as they stand there."""
+    place: str
+    """All that follows: host, path, query, fragment."""
+    doubtful: bool
+    """Whether more of it may be the password."""
+
+
+def _parsed(link: str) -> _Address | None:
+    """Return the parts of an address of one scheme; None if it has none.
+
+    A login ends with the last @ before the path. But who writes a password as it is may have /, ? and # in it: what would be
+    the host is none then.
+    """
+    scheme, colon, rest = link.partition("://")
+    if not colon:
+        return None
+    end = _end(rest, "/?#")
+    host, tail = rest[:end], rest[end:]
+    login, at, host = host.rpartition("@")
+    name, colon, port = host.rpartition(":")
+    is_port = not colon or (scheme.lower() not in _OF_S3 and port.isdecimal())
+    if not at and not is_port and "@" in tail and not host.startswith("arn:"):
+        login, _, place = rest.rpartition("@")
+        return _Address(scheme.lower(), login, place, rest.count("@") > 1)
+    # A host without dots may be the start of a password, if what follows can be the host and a path.
+    has_password = ":" in login if at else bool(colon)
+    is_host = is_port and ("." in host or host.startswith("[") or name.lower() == "localhost" or host.lower() == "localhost")
+    doubtful = has_password and not is_host and "@" in tail[: tail.rfind("/") + 1]
+    return _Address(scheme.lower(), login if at else None, host + tail, doubtful)
+
+
+def _end(text: str, marks: str) -> int:
+    """Return where the first of some marks stands; where the text ends if none does."""
+    return min(at if (at := text.find(mark)) >= 0 else len(text) for mark in marks)
+
+
+def _links(address: str) -> list[str]:
+    """Return the addresses that are chained by fsspec's two colons, which passwords and numbers of hosts can have in them."""
+    links: list[str] = []
+    for part in address.split("::"):
+        is_link = "://" in part or part.replace("_", "").replace("-", "").isalnum()
+        if links and not is_link:
+            links[-1] += f"::{part}"
+        else:
+            links.append(part)
+    return links

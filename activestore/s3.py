@@ -22,6 +22,7 @@ from fsspec.config import conf
 from activestore.errors import ConfigurationError
 from activestore.forking import Lock, renew_after_fork
 from activestore.origin import Origin
+from activestore.redaction import public_address, secret_parts
 
 __all__ = ["S3Object", "find_object", "signed_headers"]
 
@@ -190,8 +191,8 @@ def _place(uri: str) -> tuple[str, str]:
         ConfigurationError: The address names no object.
     """
     bucket, _, key = uri.partition("://")[2].partition("/")
-    if not bucket or not key or "@" in bucket:
-        shown = f"s3://{bucket.rpartition('@')[2]}/{key}"
+    if not bucket or not key or secret_parts(uri):
+        shown = public_address(uri)
         raise ConfigurationError(f"{shown}: names no object; write s3://bucket/key, and keys to the store in storage_options")
     return bucket, key
 
@@ -204,7 +205,7 @@ def _checked_endpoint(uri: str, endpoint: object) -> str:
     """
     try:
         parts = urlsplit(str(endpoint))
-        if parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and parts.port != 0:
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not secret_parts(str(endpoint)):
             return str(endpoint).rstrip("/")
     except ValueError:
         pass  # brackets without an end, or a port that is no number

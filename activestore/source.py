@@ -16,7 +16,7 @@ from activestore.errors import SourceError, SourceNotFoundError, UnsupportedErro
 from activestore.forking import Lock
 from activestore.origin import Origin
 from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
-from activestore.redaction import public_address, without_secrets
+from activestore.redaction import kept_address, public_address, without_secrets
 
 __all__ = ["LocalSource", "Source", "local_path", "open_file", "open_source"]
 
@@ -266,7 +266,7 @@ def _open_store(uri: str, options: dict[str, Any]) -> Source | None:  # Any: opt
     if path is not None:
         store = ZarrSource(LocalObjects(path), (LocalObjects, (os.path.abspath(path),)))
     else:
-        reopen = (FsspecObjects, (_address_without_secrets(uri), without_secrets(reached)))
+        reopen = (FsspecObjects, (kept_address(uri), without_secrets(reached)))
         try:
             store = ZarrSource(FsspecObjects(uri, reached), reopen)
         except UnsupportedError:
@@ -288,7 +288,7 @@ def _open_remote(uri: str, scheme: str, options: dict[str, Any]) -> Source:  # A
     """
     from activestore.fsspec_source import FsspecSource  # noqa: PLC0415  # slow to import
 
-    reopen = (open_file, (_address_without_secrets(uri), without_secrets(options)))
+    reopen = (open_file, (kept_address(uri), without_secrets(options)))
     try:
         target = _target(uri, scheme, options)
         if target is None:
@@ -317,27 +317,3 @@ def _target(uri: str, scheme: str, options: dict[str, Any]) -> Any:  # Any: S3Ob
 
         return WebFile(uri, options)
     return None
-
-
-def _address_without_secrets(uri: str) -> str:
-    """Return an address that may be kept: as it was given, without the passwords in it and signatures in its query.
-
-    Examples:
-        >>> _address_without_secrets("https://me:secret@store.example/a.nc?part=1&X-Amz-Signature=x")
-        'https://store.example/a.nc?part=1'
-        >>> _address_without_secrets("abfs://container@account.example/a.nc"), _address_without_secrets("s3://bucket/a@b?key=c")
-        ('abfs://container@account.example/a.nc', 's3://bucket/a@b?key=c')
-    """
-    return "::".join(map(_part_without_secrets, uri.split("::")))
-
-
-def _part_without_secrets(address: str) -> str:
-    scheme, colon, rest = address.partition("://")
-    if not colon or scheme.lower() in ("s3", "s3a"):
-        return address
-    place, question, query = rest.partition("?")
-    host, slash, path = place.partition("/")
-    login, at, host = host.rpartition("@")
-    user = "" if scheme.lower() in ("http", "https") else login.partition(":")[0] + at
-    kept = "&".join(one for one in query.split("&") if without_secrets({unquote(one.partition("=")[0]): ""}))
-    return f"{scheme}://{user}{host}{slash}{path}{question if kept else ''}{kept}"

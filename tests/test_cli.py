@@ -348,6 +348,16 @@ def test_wrong_arguments(capsys, argv, message):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("address", ["http://me:hun/ter@h.example/a.nc", "http://me:hun'ter@h.example/a.nc?code=hun"])
+@pytest.mark.parametrize("before", [[], ["inspect", "a.nc", "x"], ["reduce", "a.nc", "x", "mean", "--workers"]])
+def test_wrong_arguments_have_no_secrets_of_addresses(capsys, address, before):
+    with pytest.raises(SystemExit):
+        cli.main([*before, address])
+    err = capsys.readouterr().err
+    assert "hun" not in err
+    assert "h.example/a.nc" in err
+
+
 def test_failed_runs(capsys, tas, monkeypatch):
     assert "no such file" in failure(capsys, 1, "inspect", "none.nc")
     assert "no such file" in failure(capsys, 1, "reduce", "none.nc", "tas")

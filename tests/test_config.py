@@ -675,6 +675,15 @@ class TestCommand:
         assert out.endswith("the server: Mine v2\n")
         assert plugins == [("https://me:hunter2@up", {"timeout": 5, "password": "swordfish"})]
 
+    def test_a_login_in_a_pattern_is_not_seen(self, run, write):
+        write("[[route]]\nmatch = 'https://me:hunt/er@store.example/*?.nc'\nworker = 1")
+        assert "hunt" not in run("s3://bucket/a.nc", code=2)[1]
+        write("[[route]]\nmatch = 'https://me:hunt/er@store.example/*?.nc'\nbackend = 'posix'")
+        for arguments in ((), ("--json",), ("https://me:hunt/er@store.example/a1.nc",)):
+            out, err = run(*arguments)
+            assert "hunt" not in out + err
+            assert "store.example/*" in out
+
     def test_the_same_for_programs(self, run, write, monkeypatch):
         monkeypatch.setenv("SECRET", "swordfish")
         path = write(MINE)

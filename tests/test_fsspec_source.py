@@ -25,6 +25,7 @@ from activestore.fsspec_source import FsspecSource
 from activestore.source import open_source
 from tests import generated
 from tests.generated import NAME, Recipe, recipes
+from tests.web_stand_in import WebStandIn
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 
@@ -233,6 +234,24 @@ def test_secrets_appear_nowhere(x_file, caplog, monkeypatch):
     assert "hunter2" not in caplog.text
 
 
+@pytest.mark.parametrize("login", ["me:hunter2", "me:hunter 2", "me:hunter%2"])
+def test_fsspec_logs_no_secrets_of_ours(chunked_file, caplog, login):
+    caplog.set_level(logging.DEBUG)
+    with WebStandIn() as web:
+        web.files["/x.h5"] = chunked_file.read_bytes()
+        for start in ("", "simplecache::"):
+            address = f"{start}http://{login}@{web.address}/x.h5?code=hunter2"
+            source = open_source(address, {"block_size": 1000} if not start else {})
+            assert isinstance(source, FsspecSource)
+            assert source.read_ranges([(0, 4)]) == [b"\x89HDF"]
+            assert b"hunter" not in pickle.dumps(source)
+        assert any(record.name == "fsspec.http" for record in caplog.records)
+        assert [record for record in caplog.records if "hunter" in record.getMessage()] == []
+        others = logging.getLogger("fsspec.http")
+        others.debug("http://others/a?code=1")
+        assert "http://others/a?code=1" in caplog.text
+
+
 def errors(error):
     """Yield what Python prints of an error and its causes."""
     while error is not None:
@@ -241,7 +260,7 @@ def errors(error):
 
 
 def test_an_address_is_kept_as_it_is_but_for_its_secrets():
-    from activestore.source import _address_without_secrets as kept
+    from activestore.redaction import kept_address as kept
 
     for uri in (
         "memory://folder/a b#c.nc",

@@ -607,6 +607,38 @@ def test_secrets_appear_nowhere(web, caplog, own_index_cache):
     assert "GET /x HTTP" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "password", ["hunter 2", "hunter\n2", "hunter/2", "hunter?2", "hunter#2", "hunter%2", "h\u00fcnter'2\"", "hunter2"]
+)
+def test_a_password_as_it_is_is_sent_and_not_seen(web, caplog, capsys, password):
+    caplog.set_level(logging.DEBUG)
+    active = Active(f"http://me:{password}@{web.address}/x.h5?code=hunter", "x")
+    result = active.run("sum")
+    assert result.value == pytest.approx(numbers(0).sum(dtype="f8"))
+    sent = web.requests[0]
+    assert base64.b64decode(sent.headers["Authorization"].removeprefix("Basic ")).decode() == f"me:{password}"
+    assert sent.path == "/x.h5?code=hunter"
+    seen = [repr(active), active._repr_html_(), repr(result), result._repr_html_(), str(active.explain()), repr(active._source)]
+    seen += [pickle.dumps(one).decode("latin-1") for one in (active, result, list(active.plan("sum").tasks()))]
+    web.rule = lambda _: Reply(404)
+    for address in (f"http://me:{password}@{web.address}/none.nc?code=hunter", f"http://me:{password}@127.0.0.1:1/a"):
+        with pytest.raises(SourceError) as caught:
+            Active(address, "x")
+        seen.append(shown(caught.value))
+        assert cli.main(["inspect", address]) == 1
+        seen += capsys.readouterr()
+    seen.append(caplog.text)
+    assert [line for text in seen for line in text.splitlines() if "unter" in line] == []
+
+
+@pytest.mark.parametrize("password", ["hun@ter/2", "hun/ter@2", "hun?ter@2", "12/hun@ter"])
+def test_a_password_that_cannot_be_told_apart_is_not_sent(web, password):
+    with pytest.raises(ConfigurationError, match="of a password, write @ as %40, / as %2F") as caught:
+        Active(f"http://me:{password}@{web.address}/x.h5", "x")
+    assert not [part for part in ("hun", "ter") if part in shown(caught.value).partition(": is")[0]]
+    assert web.requests == []
+
+
 def test_a_pickle_finds_the_file_again_without_the_signature(web):
     web.files["/x"] = chunked(0)
     active = Active(f"{web.url}/x?part=1&X-Amz-Signature=wJalr-signature", "x")

@@ -340,6 +340,25 @@ def test_versions_pickles_and_processes(raw, tmp_path, process_pool):
         active.sum()
 
 
+def test_pickles_have_no_signatures_of_the_files_and_the_same_numbers_for_them(raw, tmp_path):
+    with WebStandIn() as web:
+        web.files["/x.bin"] = raw.read_bytes()
+        refs = handmade(f"{web.url}/x.bin?code=hunter2")
+        refs["refs"]["x/1.0"] = [f"{web.url}/x.bin?sig=hunter2", 101, 96]
+        active = Active(written(tmp_path, refs), "x")
+        tasks = list(active.plan("sum").tasks())
+        assert active.sum() == X.sum()
+        packed = pickle.dumps((active, tasks))
+        assert b"hunter2" not in packed
+        copied, tasks = pickle.loads(packed)
+        web.requests.clear()
+        assert copied._source.read_ranges([(task.offset, task.size) for task in tasks]) == [
+            raw.read_bytes()[at : at + 96] for at in (5, 101)
+        ]
+        assert {request.path for request in web.requests} == {"/x.bin"}
+        assert copied.sum() == X.sum()
+
+
 def test_a_server_that_sees_the_one_file_computes(file, tmp_path):
     path = written(tmp_path, references_of(file, inline=0))
     with running(ServerSettings(roots=(tmp_path,))) as server:

@@ -19,7 +19,7 @@ RANKS = {
     "config": 2,
     "display": 2,
     "blocks": 2,
-    "origin": 1,
+    "origin": 2,
     "ranges": 1,
     "s3": 3,
     "http_source": 3,

@@ -127,6 +127,11 @@ def test_keys_in_the_address_are_refused_and_not_repeated():
     with pytest.raises(ConfigurationError, match="and keys to the store in storage_options") as caught:
         open_source(f"s3://KEYID:{SECRET}@bucket/a.nc", OPTIONS)
     assert SECRET not in str(caught.value)
+    for secret in ("hunt/er", "hunt@er", "hunt?er/er", "1/er"):
+        with pytest.raises(ConfigurationError, match="names no object") as caught:
+            open_source(f"s3://KEYID:{secret}@bucket/a.nc", OPTIONS)
+        assert "KEYID" not in str(caught.value)
+        assert "er@" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from activestore.core.dispatch import Fallback, concurrently
 from activestore.errors import ConfigurationError, SourceError
 from activestore.opening import open_address
 from activestore.parts import METADATA_READS
+from activestore.redaction import public_address
 from activestore.series import files_of, is_local
 
 __all__ = ["ActivestoreEntrypoint"]
@@ -116,9 +117,9 @@ class ActivestoreEntrypoint(BackendEntrypoint):
             whole = read(0)
         else:
             files = concurrently(lambda number: read(number, CODING), range(len(addresses)), at_once)
-            whole = join_contents(files, addresses, dim=concat_dim, decode=decode, whole=read)
+            whole = join_contents(files, list(map(public_address, addresses)), dim=concat_dim, decode=decode, whole=read)
         dataset: xr.Dataset = StoreBackendEntrypoint().open_dataset(whole, decode_coords=decode_coords, **decoders)
-        dataset.encoding["source"] = addresses[0]
+        dataset.encoding["source"] = public_address(addresses[0])
         return dataset
 
     def open_datatree(
@@ -171,7 +172,7 @@ class ActivestoreEntrypoint(BackendEntrypoint):
         groups = {}
         for name, contents in read_groups(file, group).items():
             groups[name] = StoreBackendEntrypoint().open_dataset(contents, drop_variables=drop_variables, **options)
-            groups[name].encoding["source"] = addresses[0]
+            groups[name].encoding["source"] = public_address(addresses[0])
         return groups
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:  # noqa: ARG002  # Any: see above

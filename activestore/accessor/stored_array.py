@@ -14,6 +14,7 @@ from activestore.active import Active
 from activestore.core.hdf5_group import Outline, outlined_variable
 from activestore.core.missing import Missing
 from activestore.forking import Lock
+from activestore.redaction import without_secrets
 from activestore.source import Source
 
 __all__ = ["StoredArray", "StoredFile"]
@@ -27,6 +28,9 @@ class StoredFile:
     """Where the bytes are."""
     options: Mapping[str, Any] = field(repr=False)  # Any: keyword arguments of many types
     """Keyword arguments of `Active`."""
+
+    def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
+        return StoredFile, (self.source, without_secrets(self.options))
 
     def active(self, name: str, outline: Outline | None = None) -> Active:
         """Return the variable `name`; what is known of it already is not read again."""

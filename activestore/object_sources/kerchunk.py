@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,7 @@ from activestore.errors import SourceError, UnsupportedError
 from activestore.forking import Lock
 from activestore.object_sources.references import Reference, References
 from activestore.origin import Origin
-from activestore.redaction import public_address, without_secrets
+from activestore.redaction import kept_address, public_address, split_login, without_secrets
 
 __all__ = ["KerchunkSource", "TargetOptions", "split_options"]
 
@@ -89,7 +88,8 @@ class KerchunkSource:
         self._file, self._load, self._references = file, load, references
         self._opener, self._options = opener, options
         self._lock = Lock()
-        self._urls: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
+        self._urls: list[str] = []
         self._inline = bytearray()
         self._opened: OrderedDict[str, ReadableSource] = OrderedDict()
         self._places: dict[ChunkKeys, Places] = {}
@@ -100,7 +100,8 @@ class KerchunkSource:
     def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
         # The offsets that are in tasks have to mean the same there.
         options = TargetOptions(without_secrets(self._options.own), self._options.protocol, self._options.anywhere)
-        return _reopened, (self._file, self._load, self._opener, options, dict(self._urls), bytes(self._inline))
+        urls = [kept_address(url) for url in self._urls]
+        return _reopened, (self._file, self._load, self._opener, options, urls, bytes(self._inline))
 
     @property
     def uri(self) -> str:
@@ -125,7 +126,7 @@ class KerchunkSource:
     @property
     def origin(self) -> Origin:
         """The file as a server that computes is told of it, if all references that are in use point to one."""
-        found = getattr(self._target(next(iter(self._urls))), "origin", None) if len(self._urls) == 1 else None
+        found = getattr(self._target(self._urls[0]), "origin", None) if len(self._urls) == 1 else None
         if found is None or self._inline:
             what = "chunks that Kerchunk references place in several files, or among themselves"
             return Origin("kerchunk", self.uri, obstacle=what)
@@ -203,11 +204,13 @@ class KerchunkSource:
     def _offset(self, url: str, offset: int, size: int) -> int:
         if offset + size >= 1 << _BITS:
             raise SourceError(f"{self.uri}: a reference to {public_address(url)} ends at byte {offset + size}; is it damaged?")
-        number = self._urls.get(url)
+        number = self._numbers.get(url)
         if number is None:
             self._check(url)
             with self._lock:
-                number = self._urls.setdefault(url, len(self._urls))
+                number = self._numbers.setdefault(url, len(self._urls))
+                if number == len(self._urls):
+                    self._urls.append(url)
             if number >= _INLINE:
                 raise UnsupportedError(f"{self.uri}: names more than {_INLINE} files")
         return (number << _BITS) + offset
@@ -220,7 +223,7 @@ class KerchunkSource:
         """
         if not self._file.is_remote:
             return
-        own = urlsplit(self.uri).scheme.lower()
+        own = self.uri.partition("://")[0].lower()
         for part in self._address(url).split("::"):
             scheme = part.partition("://")[0].lower() if "://" in part else ""
             if scheme not in _CLOUDS and (scheme != own or not scheme):
@@ -238,9 +241,7 @@ class KerchunkSource:
         web = address.partition("://")[0].lower() in ("http", "https")
         if self._options.anywhere or not web or not self._file.is_remote:
             return self._options.own
-        here, there = urlsplit(self.uri), urlsplit(address)
-        same = (here.scheme, here.netloc) == (there.scheme, there.netloc.rpartition("@")[2])
-        return self._options.own if same else {}
+        return self._options.own if _server(self.uri) == _server(address) else {}
 
     def _target(self, url: str) -> ReadableSource:
         """Return a file that references name; the last ones stay open."""
@@ -263,7 +264,7 @@ class KerchunkSource:
         Raises:
             SourceError: A file cannot be read.
         """
-        urls = list(self._urls)
+        urls = self._urls
         by_file: dict[int, list[int]] = {}
         for i, (offset, _) in enumerate(ranges):
             by_file.setdefault(offset >> _BITS, []).append(i)
@@ -301,13 +302,20 @@ class KerchunkSource:
         raise UnsupportedError(f"{self.uri}: holds Kerchunk references, which the HDF5 library cannot read")
 
 
+def _server(address: str) -> str:
+    """Return scheme, host and port of a web address, without the login."""
+    scheme, _, place = split_login(address)[1].partition("://")
+    return f"{scheme.lower()}://{place.partition('/')[0].lower()}"
+
+
 def _is_local(url: str) -> bool:
     return "://" not in url or url.startswith("file://")
 
 
 def _reopened(
-    file: ReadableSource, load: tuple[Any, ...], opener: Opener, options: TargetOptions, urls: dict[str, int], inline: bytes
+    file: ReadableSource, load: tuple[Any, ...], opener: Opener, options: TargetOptions, urls: list[str], inline: bytes
 ) -> KerchunkSource:
     source = KerchunkSource(file, load, references=None, opener=opener, options=options)
     source._urls, source._inline = urls, bytearray(inline)
+    source._numbers = {url: number for number, url in reversed(list(enumerate(urls)))}
     return source

@@ -6,7 +6,6 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from activestore.core.dispatch import concurrently
 from activestore.errors import SourceError, SourceNotFoundError, map_errors
@@ -145,7 +144,7 @@ class FsspecObjects:
         self._place = FsspecPlace(uri, {"use_listings_cache": False, **options})
         self._root = self._place.path.rstrip("/")
         # A web server's pages are no list of what there is.
-        self._lists = urlsplit(uri).scheme.lower() not in ("http", "https")
+        self._lists = uri.partition("://")[0].lower() not in ("http", "https")
 
     @property
     def _files(self) -> Any:  # Any: fsspec is untyped

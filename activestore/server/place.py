@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from activestore.redaction import public_address
+
 __all__ = ["Login", "Place"]
 
 
@@ -38,4 +40,4 @@ class Place:
     """S3's region, which signatures name."""
 
     def __repr__(self) -> str:
-        return f"Place({self.interface_type!r}, {self.url.partition('?')[0]!r})"
+        return f"Place({self.interface_type!r}, {public_address(self.url)!r})"

@@ -3,13 +3,15 @@
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from activestore.errors import ConfigurationError, GroupNotFoundError, SourceError, SourceNotFoundError
+from activestore.errors import ConfigurationError, GroupNotFoundError, JoinError, SourceError, SourceNotFoundError
 from tests.corpus import corpus_files, file_id
+from tests.web_stand_in import WebStandIn
 
 TAS = "docs/tas.nc"
 # xarray warns of what it finds odd in real files, with any engine.
@@ -94,6 +96,23 @@ def test_pickled_array_works_in_another_process():
 def test_pickle_holds_no_secret():
     ds = xr.open_dataset("memory://tas.nc", engine="activestore", storage_options=remembered())
     assert b"hunter2" not in pickle.dumps(ds)
+
+
+@pytest.mark.parametrize("password", ["swordfish", "sword fish", "sword/fish"])
+def test_a_password_in_an_address_is_nowhere_in_a_dataset(password):
+    with WebStandIn() as web:
+        web.files["/a.nc"] = web.files["/b.nc"] = Path(TAS).read_bytes()
+        options = {"backend": "posix", "backend_options": {"token": "swordfish"}}
+        address = f"http://me:{password}@{web.address}/a.nc?code=swordfish"
+        ds = xr.open_dataset(address, engine="activestore", **options)
+        mean = ds.tas.active.mean()
+        for text in (repr(ds), repr(ds.tas.variable._data), str(ds.encoding), str(ds.tas.encoding), str(mean.attrs)):
+            assert "sword" not in text
+        assert b"sword" not in pickle.dumps(ds)
+        assert b"sword" not in pickle.dumps(ds.chunk().tas)
+        with pytest.raises(JoinError, match=r"/a\.nc and") as caught:
+            xr.open_dataset([address, address.replace("/a.nc", "/b.nc")], engine="activestore")
+        assert "sword" not in str(caught.value)
 
 
 def remembered():

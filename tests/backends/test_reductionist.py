@@ -585,11 +585,21 @@ class TestOpening:
             Active(path, "f4", server="http://127.0.0.1:1").mean()
 
     @pytest.mark.parametrize(
-        "server", [None, "", "reduce.example:8080", "ftp://reduce.example", "https://", "http://me:x@there"]
+        "server",
+        [
+            *(None, "", "reduce.example:8080", "ftp://reduce.example", "https://", "http://me:hunter@there", "http://[there"),
+            *(
+                "http://me:hun/ter@there",
+                "http://me:hun?ter@there",
+                "http://there/?code=hunter",
+                "http://me:hunter\u2100@there",
+            ),
+        ],
     )
     def test_no_address(self, server: Any) -> None:
-        with pytest.raises(ConfigurationError, match="server="):
+        with pytest.raises(ConfigurationError, match=r"server=|backend 'reductionist' needs") as caught:
             server_address(server)
+        assert "hun" not in str(caught.value)
 
     @pytest.mark.parametrize(
         ("options", "said"),

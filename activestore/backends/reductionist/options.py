@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from activestore.core.backend import BackendOptions
 from activestore.errors import ConfigurationError
-from activestore.redaction import public_address, secret_name
+from activestore.redaction import public_address, secret_name, secret_parts
 
 __all__ = ["ServerOptions", "server_address", "without_token"]
 
@@ -124,12 +124,16 @@ def server_address(server: str | None) -> str:
 
 
 def _address(name: str, given: object, *, folders: bool = False) -> str:
-    parts = urlsplit(given) if isinstance(given, str) else urlsplit("")
+    try:
+        parts = urlsplit(given) if isinstance(given, str) else urlsplit("")
+        _ = parts.port
+    except ValueError:
+        parts = urlsplit("")  # brackets without an end, or a port that is no number
     if folders and isinstance(given, str) and parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
         return given
+    if isinstance(given, str) and secret_parts(given):
+        raise ConfigurationError(f"{name}={public_address(given)!r}: give it without a login; that of the store is sent")
     if not isinstance(given, str) or parts.scheme not in ("http", "https") or not parts.hostname:
         shown = public_address(given) if isinstance(given, str) else given
         raise ConfigurationError(f"{name}={shown!r}: give an address that begins with http:// or https://")
-    if parts.username is not None or parts.query:
-        raise ConfigurationError(f"{name}={public_address(given)!r}: give it without a login; that of the store is sent")
     return given
