@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from starlette.routing import Route, Router
@@ -13,7 +14,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from activestore.redaction import public_address
 from activestore.server.answer import encoded_v1, encoded_v2
-from activestore.server.batch import parse_batch
 from activestore.server.engine import Encoded, Engine
 from activestore.server.exchange import ClientGoneError, Exchange, exchange_of, header
 from activestore.server.failures import RequestError
@@ -31,7 +31,9 @@ __all__ = ["create_app"]
 _JSON = {"Content-Type": "application/json"}
 _FRAMES = [(b"content-type", b"application/vnd.activestore.partials")]
 _LARGEST_PLAIN = 256 << 10
-"""Bytes of a request for one operation: it is read on the event loop, and all that it may say has far fewer."""
+"""Bytes of a request for one operation: all that it may say has far fewer."""
+_READ_HERE = 8 << 10
+"""Bytes up to which it is read on the event loop."""
 
 Encode = Callable[[Answer, ReduceRequest], Encoded]
 
@@ -115,7 +117,8 @@ class _Plain:
         kind = (header(exchange.scope, b"content-type") or "").partition(";")[0].strip().lower()
         if kind != "application/json" and operation in OPERATIONS:
             raise RequestError(400, "request data is not valid", ("the Content-Type has to be application/json",))
-        return self._parse(operation, body, login, largest_chunk=self._settings.largest_chunk)
+        parse = partial(self._parse, operation, body, login, largest_chunk=self._settings.largest_chunk)
+        return parse() if len(body) <= _READ_HERE else await in_thread(self._engine.workers, parse)
 
     async def _answered(self, exchange: Exchange, request: ReduceRequest) -> None:
         async with self._engine.answer(request, self._encode) as (body, headers):
@@ -136,8 +139,7 @@ class _Batches:
         await _while_connected(exchange, self._answered(exchange, body, login))
 
     async def _answered(self, exchange: Exchange, body: bytes, login: Login | None) -> None:
-        async with self._engine.turns.turn():
-            batch = await in_thread(self._engine.workers, parse_batch, body, login, self._settings)
+        async with self._engine.batch(body, login) as batch:
             self._engine.check(batch.place)
             _name(exchange, batch.place, sum(task.chunks for task in batch.tasks))
             async with aclosing(self._engine.frames(batch)) as frames:

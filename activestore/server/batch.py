@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from activestore.core.task import ChunkTask
 from activestore.core.wire import answer_bytes, failure_to_bytes, numbers_bytes, partial_to_bytes, tasks_from_json
 from activestore.errors import ActivestoreError, CorruptChunkError, SumOverflowError, UnsupportedError, WireError
 from activestore.server.failures import RequestError
+from activestore.server.json_slices import loads
 from activestore.server.place import Login, Place
 from activestore.server.reading import read_size
 from activestore.server.settings import ServerSettings
@@ -69,9 +69,9 @@ def parse_batch(body: bytes, login: Login | None, settings: ServerSettings) -> B
         RequestError: It is not understood, or asks for too much.
     """
     try:
-        given = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise _invalid(f"it is no JSON: {type(error).__name__}") from error
+        given = loads(body)
+    except ValueError as error:
+        raise _invalid(str(error)) from error
     if not isinstance(given, dict) or set(given) != {"source", "tasks"}:
         raise _invalid("it has to be a map of 'source' and 'tasks'")
     try:
@@ -103,10 +103,6 @@ def _place(given: Any, login: Login | None) -> Place:  # Any: JSON of a caller
         if not isinstance(value, str) or not value or len(value) > 8192:
             raise _invalid(f"source: {name} has to be a text")
     return Place(given["interface_type"], given["url"], login, given.get("region", "us-east-1"))
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(name)
 
 
 def _invalid(what: str) -> RequestError:

@@ -35,7 +35,7 @@ __all__ = ["serve", "settings_of"]
 
 _LOGGER = logging.getLogger("activestore.server")
 _TOKEN = "ACTIVESTORE_SERVE_TOKEN"  # noqa: S105  # the name of a variable
-_OBJECTS = 100_000
+_OBJECTS = 10_000
 """Objects that are made before Python looks for those that nobody uses any more."""
 _CONNECTIONS = 4096
 """Connections of clients that may be open at once."""
@@ -73,7 +73,7 @@ def serve(arguments: argparse.Namespace) -> int:
     disable_created_metrics()  # type: ignore[no-untyped-call]  # when counters began would double what is shown
     app = create_app(settings, version=activestore.__version__)
     _take_memory_from_one_pool()
-    # What is there now stays; looking through the parts of a large request again and again would hold up all others.
+    # What is there now stays. Requests leave no garbage; looking for it in the parts of a large one would hold up all others.
     gc.freeze()
     gc.set_threshold(_OBJECTS)
     listening = _listening(arguments.host, arguments.port)

@@ -9,20 +9,21 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
-from activestore.server.batch import Batch, Group, computed, failed
+from activestore.server.batch import Batch, Group, computed, failed, parse_batch
 from activestore.server.failures import RequestError
+from activestore.server.json_slices import memory as memory_of_json
 from activestore.server.limits import Held, Memory, Turns, in_thread, nothing_held
 from activestore.server.metrics import Metrics
-from activestore.server.place import Place
+from activestore.server.place import Login, Place
 from activestore.server.reading import Reader
 from activestore.server.reduce import Answer, answered_bytes, memory, reduced
 from activestore.server.request import ReduceRequest
 from activestore.server.settings import ServerSettings
 
-__all__ = ["THREADS", "Encoded", "Engine"]
+__all__ = ["REQUESTS", "THREADS", "Encoded", "Engine"]
 
 Encoded = tuple[bytes, dict[str, str]]
 """Body and headers of an answer."""
@@ -32,6 +33,10 @@ _ENDING, _PAUSE = 10.0, 0.05
 """Seconds that threads have to end, and between two looks whether they have."""
 _SMALL_ANSWER = 128 << 10
 """Bytes of an answer that the connection takes at once: whether the client reads them makes no difference here."""
+_SMALL_REQUEST = 1 << 20
+"""Bytes that a request may come to for which nobody waits."""
+REQUESTS = 8
+"""Requests of the largest size whose bytes, and again as many bytes of what is made of them, may be held at once."""
 
 
 @dataclass(slots=True)
@@ -64,6 +69,7 @@ class Engine:
         # answers are large too.
         whole = settings.chunk_memory
         self._answers, self._stored, self._working = Memory(whole // 8), Memory(whole * 3 // 8), Memory(whole // 2)
+        self._requests = Memory(REQUESTS * settings.largest_request)
         self._readers = ThreadPoolExecutor(settings.readers, f"{THREADS}read")
         self.workers = ThreadPoolExecutor(settings.workers, f"{THREADS}work")
         self._ahead = 2 * settings.workers
@@ -82,6 +88,18 @@ class Engine:
             RequestError: It is not allowed.
         """
         self._reader.origins.check(place)
+
+    @asynccontextmanager
+    async def batch(self, body: bytes, login: Login | None) -> AsyncIterator[Batch]:
+        """Give what the body of a request asks for, and a turn to do it, for the length of the `async with` block.
+
+        Raises:
+            RequestError: It is not understood, or there is too much to do.
+        """
+        async with self.turns.turn():
+            nbytes = memory_of_json(body)
+            async with self._requests.of(nbytes) if nbytes > _SMALL_REQUEST else nullcontext():
+                yield await in_thread(self.workers, parse_batch, body, login, self._settings)
 
     @asynccontextmanager
     async def answer(

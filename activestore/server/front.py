@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from activestore.errors import without_frames
 from activestore.server.answer import encoded_error
+from activestore.server.engine import REQUESTS
 from activestore.server.exchange import ABORT, EXCHANGE, Bodies, ClientGoneError, Exchange, header
 from activestore.server.failures import RequestError
 from activestore.server.metrics import Metrics
@@ -28,8 +29,6 @@ ACCESS_LOG = "activestore.server.access"
 _LOGGER = logging.getLogger("activestore.server")
 _GONE = 499
 """The status that logs and metrics show of a request whose client has gone."""
-_BODIES = 8
-"""Requests of the largest size whose bodies may be held at once."""
 _OPEN = frozenset({"/healthz"})
 """Paths that need no token."""
 
@@ -40,7 +39,7 @@ class Front:
     def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics) -> None:
         """Stand before `app`."""
         self._app, self._settings, self._metrics = app, settings, metrics
-        self._bodies = Bodies(_BODIES * settings.largest_request)
+        self._bodies = Bodies(REQUESTS * settings.largest_request)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""

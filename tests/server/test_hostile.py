@@ -14,6 +14,7 @@ import tracemalloc
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ import pytest
 import urllib3
 
 from activestore.core.selection import region_shape
-from activestore.server import batch
+from activestore.server import batch, json_fields
 from activestore.server.batch import computed, parse_batch
 from activestore.server.connection import Connection
 from activestore.server.engine import Engine
@@ -139,6 +140,22 @@ class TestMuchOfFewBytes:
     def test_the_largest_chunk_is_not_too_much(self):
         settings = ServerSettings(largest_chunk=4096 * MIB)
         assert parsed(said(1, (2048 * MIB,), [[0, 2048 * MIB, 1]], selected=[2048 * MIB]), settings).tasks
+
+
+@pytest.mark.parametrize("path", ["/v2/sum", "/activestore/v1/reduce"])
+def test_large_requests_are_read_off_the_event_loop(folder: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def noted(usual: Any, given: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return usual(given)
+
+    monkeypatch.setattr(json_fields, "_object", partial(noted, json_fields._object))
+    monkeypatch.setattr(batch, "loads", partial(noted, batch.loads))
+    with running(ServerSettings(roots=(folder,))) as server:
+        assert server.post(path, json.dumps({"of": ["x"] * 10_000}).encode()).status == 400
+    assert threads
+    assert all(name.startswith("activestore-serve-work") for name in threads)
 
 
 SHUFFLED = [{"id": "shuffle", "filter": 2, "values": [2]}, {"id": "zlib", "filter": 1, "values": [4]}]
