@@ -673,6 +673,16 @@ def test_dimensions_and_attributes_of_xarray(tmp_path):
                 np.testing.assert_allclose(np.asarray(active), read[name].values, rtol=1e-6)
                 assert active.count() == read[name].count()
         assert Active(path, "t").attrs["units"] == "K"
+        # Whole numbers in JSON are no integers: values are doubles, as xarray has them.
+        plain = zarr.open_array(path / "whole", mode="w", shape=(2,), dtype="i8", zarr_format=zarr_format, fill_value=None)
+        plain[:] = [-1, 2**62]
+        for factors in ({"scale_factor": 4}, {"add_offset": -3}, {"scale_factor": [4], "add_offset": -3}):
+            plain.attrs.put(factors)
+            found = Active(path / "whole", "")
+            assert found.dtype == "f8"
+            scale, offset = np.ravel(factors.get("scale_factor", 1))[0], factors.get("add_offset", 0)
+            assert found.max() == 2.0**62 * scale + offset
+            assert found.min() == -scale + offset
         # netCDF's default fill values mean nothing here.
         zarr.open_array(path / "plain", mode="w", shape=(2,), dtype="i2", zarr_format=zarr_format, fill_value=None)[:] = -32767
         assert Active(path / "plain", "").min() == -32767

@@ -168,7 +168,7 @@ def _variable(source: ObjectSource, array: ArrayDocument) -> Variable:
         extent=array.shape,
         fill=numeric.fill,
         missing=missing,
-        packing=read_packing(attrs),
+        packing=read_packing(_with_double_factors(attrs)),
         table=dataclasses.replace(unwritten_table(grid_shape(array.shape, chunk_shape)), unread=_index(array, numeric)),
     )
 
@@ -207,6 +207,14 @@ def _typed(attrs: Mapping[str, object], dtype: np.dtype[np.generic]) -> dict[str
             with np.errstate(all="ignore"):
                 typed[name] = array.astype(dtype.newbyteorder("="))
     return typed
+
+
+def _with_double_factors(attrs: Mapping[str, object]) -> dict[str, object]:
+    """Return the attributes with scale and offset as doubles: writers of JSON leave out the point of a whole number."""
+    given = {
+        name: np.asarray(attrs[name]) for name in ("scale_factor", "add_offset") if isinstance(attrs.get(name), (int, list))
+    }
+    return {**attrs, **{name: value.astype("f8") for name, value in given.items() if value.dtype.kind in "iu"}}
 
 
 class _Documents:
