@@ -111,7 +111,8 @@ class ActiveArray(Reductions[xr.DataArray], Groupable["GroupedArray"]):
         array, dims = self._query.array, self._query.named(dim)
         if isinstance(dim, (list, tuple)):
             dims = tuple(dict.fromkeys(dim))  # in this order are the positions counted
-        if method.skipna is False and array.dtype.kind == "f":
+        # Where a condition does not hold, there is NaN, whatever the type was before.
+        if method.skipna is False and (array.dtype.kind == "f" or self._query.condition is not None):
             raise SelectionError(f"{method.name} finds no NaN; leave out skipna=False, or leave out .active")
         if array.ndim and not dims:
             raise SelectionError(f"{method.name} of no dimension; name one of {', '.join(map(repr, array.dims))}")

@@ -135,8 +135,8 @@ class Query:
             return called(grouping.regroup(self.loaded()), method, place, keep_attrs, windows=grouping.windows)
         if self.array.dtype.kind not in "biufmM":
             raise NotNumericError(f"{self}: holds {self.array.dtype}, no numbers; leave out .active")
-        if method.name == "sum" and place == () and not grouping.labels:
-            method = replace(method, min_count=1)  # xarray leaves what is summed along nothing as it is
+        if place == () and not grouping.labels:
+            method = _along_nothing(method)
         mould = self._mould(method, place, keep_attrs, grouping)
         answer = self.answer(method.reduction, dims, grouping)
         kind = self.chosen(self._small(NO_GROUPS)).dtype.kind
@@ -275,6 +275,14 @@ def called(
         warnings.simplefilter("ignore")  # of moments of a single value
         found: xr.DataArray = getattr(grouped, method.of_xarray)(*place, **options)
     return found
+
+
+def _along_nothing(method: Method) -> Method:
+    """Return the method that gives what xarray does along no dimension: it leaves what is summed or averaged as it is."""
+    if method.name == "mean":
+        # A mean is a double, which large integers are not.
+        return replace(method, name="max")
+    return replace(method, min_count=1) if method.name == "sum" else method
 
 
 def _order(dims: tuple[Hashable, ...], old: tuple[Hashable, ...]) -> list[int]:

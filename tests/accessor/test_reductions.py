@@ -359,6 +359,17 @@ def test_position_of_nothing(gaps):
             ds.v.active.argmin([])
 
 
+def test_positions_of_nan_where_a_condition_does_not_hold(tmp_path):
+    path = tmp_path / "a.nc"
+    xr.Dataset({"v": ("a", np.array([5, 1, 9], "i4"))}).to_netcdf(path, engine="h5netcdf")
+    with opened(path) as (ds, theirs):
+        assert theirs.v.where(theirs.v > 2).argmin("a", skipna=False) == 1
+        with pytest.raises(SelectionError, match="argmin finds no NaN"):
+            ds.v.active.where("> 2").argmin("a", skipna=False)
+        assert_reduction(ds.v.active.where("> 2").argmin("a"), theirs.v.where(theirs.v > 2), "argmin", "a")
+        assert ds.v.active.argmin("a", skipna=False) == theirs.v.argmin("a", skipna=False)
+
+
 NOTHING = (slice(0), slice(2, 2, -1), slice(1, 3, -2), slice(-1, 0), [])
 
 
@@ -413,6 +424,15 @@ def test_scalars(tmp_path, value):
             # Along nothing, xarray leaves it as it is.
             assert_reduction(getattr(ds.v.active, method)([]), theirs.v, method, [])
             assert getattr(ds.v.active, method)([]).dtype == getattr(theirs.v, method)([]).dtype
+
+
+def test_integers_along_nothing_are_left_as_they_are(tmp_path):
+    path, stored = tmp_path / "a.nc", np.array([2**63 - 1, 2**53 + 1, -(2**63)])
+    xr.Dataset({"v": ("a", stored)}).to_netcdf(path, engine="h5netcdf")
+    with opened(path) as (ds, theirs):
+        for method in ("sum", "mean", "min", "max"):
+            assert_reduction(getattr(ds.v.active, method)([]), theirs.v, method, [])
+            np.testing.assert_array_equal(getattr(ds.v.active, method)([]), stored)
 
 
 def test_truth(tmp_path):
