@@ -53,6 +53,9 @@ def add_serve(command: argparse.ArgumentParser) -> None:
     how = command.add_argument_group("how much at once")
     how.add_argument("--workers", metavar="N", type=int, help="chunks computed at once (one for each processor)")
     how.add_argument("--readers", metavar="N", type=int, help="reads from origins at once (32)")
+    how.add_argument(
+        "--client-connections", metavar="N", type=int, help="connections of one client address (a quarter of all that are open)"
+    )
     how.add_argument("--queue", metavar="N", type=int, help="requests that may wait; the next one is told to come back (1000)")
     how.add_argument("--memory", metavar="SIZE", help="memory of all chunks at work (64MiB for each worker, 128MiB at least)")
     how.add_argument("--max-chunk", metavar="SIZE", help="size of a chunk, stored or decoded (256MiB)")

@@ -26,7 +26,7 @@ from prometheus_client import disable_created_metrics
 import activestore
 from activestore.errors import ConfigurationError
 from activestore.server.app import create_app
-from activestore.server.connection import Connection
+from activestore.server.connection import Connection, limited
 from activestore.server.engine import THREADS
 from activestore.server.front import ACCESS_LOG
 from activestore.server.settings import ServerSettings
@@ -39,6 +39,8 @@ _OBJECTS = 10_000
 """Objects that are made before Python looks for those that nobody uses any more."""
 _CONNECTIONS = 4096
 """Connections of clients that may be open at once."""
+_LARGEST_SHARE = 4
+"""The part of them that one client address may have is one of so many."""
 _OTHER_FILES = 512
 """Files, and connections to origins, that may be open at once."""
 _KEEP_ALIVE = 75
@@ -49,7 +51,7 @@ _LEAST_SIZE = 64 << 10
 """What any size has to be at least: below it nothing would ever be answered."""
 _SIZES = {"memory": "memory", "max_chunk": "largest_chunk", "max_request": "largest_request", "cache": "cache"}
 """Options that are sizes, and the settings that they are."""
-_LEAST_NUMBERS = {"workers": 1, "readers": 1, "queue": 0, "grace": 0}
+_LEAST_NUMBERS = {"workers": 1, "readers": 1, "client_connections": 1, "queue": 0, "grace": 0}
 _UNITS = {
     "": 1,
     "k": 1000,
@@ -83,7 +85,7 @@ def serve(arguments: argparse.Namespace) -> int:
         _warn(listening, settings, secure=scheme == "https")
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        server = _Server(_config(app, arguments), grace=arguments.grace)
+        server = _Server(_config(app, arguments, settings), grace=arguments.grace)
         # uvicorn takes them itself once it runs, and sends them again when it has ended: stopping it is no failure.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, server.handle_exit)
@@ -142,10 +144,10 @@ def settings_of(arguments: argparse.Namespace) -> ServerSettings:
     for name, least in _LEAST_NUMBERS.items():
         number = getattr(arguments, name)
         if number is not None and number < least:
-            raise ConfigurationError(f"--{name} {number}: give a whole number from {least} up")
+            raise ConfigurationError(f"--{name.replace('_', '-')} {number}: give a whole number from {least} up")
     _check_files(arguments)
     sizes = {setting: _size(option, getattr(arguments, option)) for option, setting in _SIZES.items()}
-    given = sizes | {name: getattr(arguments, name) for name in ("workers", "readers", "queue")}
+    given = sizes | {name: getattr(arguments, name) for name in ("workers", "readers", "client_connections", "queue")}
     return ServerSettings(
         roots=tuple(Path(root) for root in arguments.root),
         origins=tuple(arguments.allow_origin),
@@ -245,10 +247,11 @@ def _warn(listening: socket.socket, settings: ServerSettings, *, secure: bool) -
         )
 
 
-def _config(app: Any, arguments: argparse.Namespace) -> uvicorn.Config:  # Any: an ASGI application
+def _config(app: Any, arguments: argparse.Namespace, settings: ServerSettings) -> uvicorn.Config:  # Any: an ASGI application
+    connections = _connections()
     return uvicorn.Config(
         app,
-        http=Connection,
+        http=limited(settings.client_connections or max(1, connections // _LARGEST_SHARE)),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -257,7 +260,7 @@ def _config(app: Any, arguments: argparse.Namespace) -> uvicorn.Config:  # Any: 
         server_header=False,
         proxy_headers=False,
         backlog=2048,
-        limit_concurrency=_connections(),
+        limit_concurrency=connections,
         timeout_keep_alive=_KEEP_ALIVE,
         ssl_certfile=arguments.tls_cert,
         ssl_keyfile=arguments.tls_key,

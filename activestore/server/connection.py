@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from activestore.server.exchange import ABORT
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "limited"]
 
 _SECONDS = 30.0
 """Time for the headers of a request, for a new connection to begin with them, and for a client to take the end of an answer."""
@@ -19,8 +22,73 @@ _AHEAD = 8
 """Requests that may be sent before the answer to the one before them; each takes memory, and few clients do so."""
 
 
+class Clients:
+    """The connections that are open, by the addresses that they come from: those that do nothing make way for new ones."""
+
+    def __init__(self, most: int) -> None:
+        """Let each address have `most` of them."""
+        self._most = most
+        self._of: dict[str, OrderedDict[Connection, None]] = {}
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a new connection, and return whether there is room for it, or for the answer that there is none.
+
+        Others may be ended for it.
+        """
+        client = _client(connection.client)
+        own = self._of.get(client, OrderedDict())
+        if len(own) >= self._most and not _end_idle(own):
+            return False
+        together, most = connection.connections, connection.limit_concurrency
+        if most is not None and len(together) >= most:
+            # First of who has most of them.
+            any(map(_end_idle, sorted(self._of.values(), key=len, reverse=True)))
+            if len(together) > most:
+                return False
+        self._of.setdefault(client, OrderedDict())[connection] = None
+        return True
+
+    def used(self, connection: Connection) -> None:
+        """Note that a connection was used just now."""
+        own = self._of.get(_client(connection.client), OrderedDict())
+        if connection in own:
+            own.move_to_end(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """Count a connection as gone."""
+        client = _client(connection.client)
+        own = self._of.get(client, OrderedDict())
+        own.pop(connection, None)
+        if not own:
+            self._of.pop(client, None)
+
+
+def _end_idle(connections: Iterable[Connection]) -> bool:
+    """End the connection that has done nothing for longest, and return whether there was one."""
+    idle = next((one for one in connections if one.is_idle), None)
+    if idle is not None:
+        idle.end()
+    return idle is not None
+
+
+def _client(address: tuple[str, int] | None) -> str:
+    """Return what a client is counted by: of IPv6 addresses, of which everybody has very many, the network."""
+    if address is None:
+        return ""
+    try:
+        found = ip_address(address[0].partition("%")[0])
+    except ValueError:
+        return address[0]
+    if not isinstance(found, IPv6Address):
+        return str(found)
+    return str(found.ipv4_mapped or ip_network((found.packed, 64), strict=False))
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's connection, which waits for ever, and takes any number of headers, requests and connections, with limits."""
+
+    clients: Clients
+    """All that are open; see `limited`."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:  # Any: uvicorn's own
         """Take what uvicorn gives."""
@@ -32,14 +100,27 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin to wait for the first request, if there is room for it."""
         super().connection_made(transport)
-        if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency:
-            transport.abort()
-        else:
+        if self.clients.admit(self):
             self._wait()
+        else:
+            self.end()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is asked for on it, and what was asked for has been taken."""
+        return self.transport.is_closing() or not (self._is_busy or self.transport.get_write_buffer_size())
+
+    def end(self) -> None:
+        """Close it at once."""
+        self.clients.forget(self)
+        # Before it is lost, which is when the event loop gets to it: there is room from now on.
+        self.connections.discard(self)
+        self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._stop_waiting()
+        self.clients.forget(self)
         super().connection_lost(exc)
         # uvicorn tells the last one only.
         for cycle in self._cycles:
@@ -87,6 +168,10 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with the next request, if the connection is kept."""
         super().on_response_complete()
+        self.clients.used(self)
+        for cycle in self._cycles:
+            if cycle.response_complete:
+                cycle.body = bytearray()  # of a request that was refused before it was read
         if self.transport.is_closing():
             self._end_soon()
 
@@ -120,3 +205,12 @@ class Connection(HttpToolsProtocol):
     def _end_soon(self) -> None:
         """See to it that closing ends, even if the client never takes what is left for it."""
         self.loop.call_later(_SECONDS, self.transport.abort)
+
+
+def limited(per_client: int) -> type[Connection]:
+    """Return the class of the connections of one server, of which each client address may have `per_client`."""
+
+    class Limited(Connection):
+        clients = Clients(per_client)
+
+    return Limited

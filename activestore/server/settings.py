@@ -31,6 +31,8 @@ class ServerSettings:
     """Chunks that are computed at once."""
     readers: int = 32
     """Reads from origins under way at once."""
+    client_connections: int | None = None
+    """Connections that one client address may have open; None for a quarter of all."""
     queue: int = 1000
     """Requests that wait at most; those beyond are answered with 429."""
     memory: int | None = None

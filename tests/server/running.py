@@ -14,7 +14,7 @@ import urllib3
 import uvicorn
 
 from activestore.server.app import create_app
-from activestore.server.connection import Connection
+from activestore.server.connection import limited
 from activestore.server.settings import ServerSettings
 
 
@@ -40,18 +40,19 @@ class Running:
 
 
 @contextmanager
-def running(settings: ServerSettings, *, grace: int = 5) -> Iterator[Running]:
+def running(settings: ServerSettings, *, grace: int = 5, connections: int | None = None) -> Iterator[Running]:
     """Run a server while the context lasts."""
     app = create_app(settings, version="1.2.3")
     config = uvicorn.Config(
         app,
         port=0,
-        http=Connection,
+        http=limited(settings.client_connections or 1000),
         ws="none",
         lifespan="on",
         log_config=None,
         log_level="warning",
         access_log=False,
+        limit_concurrency=connections,
         timeout_graceful_shutdown=grace,
     )
     server = uvicorn.Server(config)

@@ -312,7 +312,7 @@ FEW_FILES = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (540, 540))
 from activestore.cli import main
-sys.exit(main(["serve", "--port", "0", "--root", sys.argv[1]]))
+sys.exit(main(["serve", "--port", "0", "--no-access-log", "--root", sys.argv[1]]))
 """
 
 
@@ -329,7 +329,7 @@ def test_connections_leave_room_for_files(folder: Path) -> None:
                     with suppress(ConnectionError):
                         stack.enter_context(sent(server, "/healthz", b"", length=0))
                 answer = server.post("/v2/sum", asked(folder, "x.bin", 24))
-                assert answer.status == 503 or numbers(answer) == VALUES.sum()
+                assert numbers(answer) == VALUES.sum()
                 assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) < 100
         finally:
             process.kill()
