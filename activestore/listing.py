@@ -215,8 +215,8 @@ def _packing(variable: Variable) -> str:
     packing = variable.packing
     if packing is None:
         return "none"
-    scale, offset = packing.scale, packing.offset
-    return "stored" + (f" * {scale:.9g}" if scale is not None else "") + (f" + {offset:.9g}" if offset is not None else "")
+    parts = ((" * ", packing.scale), (" + ", packing.offset))
+    return "stored" + "".join(f"{sign}{_exact(number)}" for sign, number in parts if number is not None)
 
 
 def _type(variable: Variable) -> str:

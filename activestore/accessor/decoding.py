@@ -98,7 +98,8 @@ def _plain(value: Any, made: np.dtype[Any]) -> tuple[float | None, str]:  # Any:
     if not isinstance(value, (int, float, np.number)) or isinstance(value, np.complexfloating) or not math.isfinite(value):
         raise UntraceableError(f"its scale or offset is {value!r}")
     dtype = value.dtype if isinstance(value, np.generic) else made
-    return float(value), dtype.newbyteorder("<").str
+    number = int(value) if dtype.kind in "iu" else float(value)
+    return number, dtype.newbyteorder("<").str
 
 
 def _stored_as(value: Any, stored: np.dtype[Any], made: np.dtype[Any]) -> list[float]:  # Any: a scalar

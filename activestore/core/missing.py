@@ -86,7 +86,8 @@ def mask(array: npt.NDArray[Any], missing: Missing, *, skipna: bool) -> npt.NDAr
 def _among(array: npt.NDArray[Any], values: list[float]) -> npt.NDArray[np.bool_]:
     """Return where `array` is one of many values: looking each up takes less time than comparing with all."""
     listed = np.unique(np.array(values, array.dtype))
-    place = np.searchsorted(listed, array)
+    # NumPy makes scalars of arrays without dimensions, which nothing can be written to.
+    place = np.asarray(np.searchsorted(listed, array))
     np.minimum(place, len(listed) - 1, out=place)
     return np.asarray(listed[place] == array)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Packing", "read_packing", "unpack", "unpacked_dtype", "unpacks_in_double"]
+__all__ = ["Packing", "read_packing", "unpack", "unpacked_dtype", "unpacks_afterwards"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,11 @@ class Packing:
     """How stored numbers become values: `stored * scale + offset`."""
 
     scale: float | None
-    """`scale_factor`; None where the variable has none."""
+    """`scale_factor`, exact: an int where the attribute is an integer; None where the variable has none."""
     scale_dtype: str
     """NumPy type of the `scale_factor` attribute: it takes part in the result's type."""
     offset: float | None
-    """`add_offset`; None where the variable has none."""
+    """`add_offset`, exact: an int where the attribute is an integer; None where the variable has none."""
     offset_dtype: str
     """NumPy type of the `add_offset` attribute."""
     dtype: str | None = None
@@ -60,7 +60,9 @@ def read_packing(attrs: Mapping[str, object]) -> Packing | None:
 
 
 def _plain(number: np.generic | None) -> tuple[float | None, str]:
-    return (None, "<f8") if number is None else (float(number), number.dtype.newbyteorder("<").str)
+    if number is None:
+        return None, "<f8"
+    return int(number) if number.dtype.kind in "iu" else float(number), number.dtype.newbyteorder("<").str
 
 
 def _number(value: object) -> np.generic | None:
@@ -87,9 +89,12 @@ def unpack(stored: npt.NDArray[Any], packing: Packing) -> npt.NDArray[Any]:
     if scale is not None and offset is not None and scale == 1 and offset == 0:
         return stored.astype(scale.dtype)
     if scale is not None:
-        values = values * scale
-    # NumPy makes scalars of arrays without dimensions, which nothing can be written to.
-    return np.asarray(values if offset is None else values + offset)
+        # NumPy makes scalars of arrays without dimensions, which nothing can be written to.
+        values = np.asarray(values * scale)
+    if offset is None:
+        return values
+    own = scale is not None and np.result_type(values, offset) == values.dtype
+    return np.asarray(np.add(values, offset, out=values if own else None))
 
 
 def _unpacked_as(
@@ -104,19 +109,33 @@ def _unpacked_as(
     return values
 
 
-def unpacks_in_double(dtype: np.dtype[np.generic], packing: Packing) -> bool:
-    """Return whether every step of unpacking `dtype` gives double precision, so that sums may be unpacked instead of values.
+def unpacks_afterwards(dtype: np.dtype[np.generic], packing: Packing) -> bool:
+    """Return whether what is found of numbers stored as `dtype` may be unpacked in place of the numbers.
+
+    Every step of unpacking has to give double precision. What is found must neither overflow nor vanish where the values do
+    not: doubles may be of any size, other numbers are not so large or small that a scale or an offset of a common size
+    makes it happen.
 
     Examples:
-        >>> unpacks_in_double(np.dtype("i2"), read_packing({"scale_factor": np.float32(0.1)}))
+        >>> unpacks_afterwards(np.dtype("i2"), read_packing({"scale_factor": np.float32(0.1)}))
         False
-        >>> unpacks_in_double(np.dtype("i2"), read_packing({"scale_factor": np.float64(0.1)}))
+        >>> unpacks_afterwards(np.dtype("i2"), read_packing({"scale_factor": np.float64(0.1)}))
         True
+        >>> unpacks_afterwards(np.dtype("f8"), read_packing({"scale_factor": np.float64(0.1)}))
+        False
     """
+    if dtype.newbyteorder("=") == np.dtype("f8") or not _is_common(packing):
+        return False
     if packing.dtype is not None:
         return unpacked_dtype(dtype, packing) == np.dtype("f8")
     steps = [packing] if packing.scale is None else [packing, dataclasses.replace(packing, offset=None)]
     return all(unpacked_dtype(dtype, step) == np.dtype("f8") for step in steps)
+
+
+def _is_common(packing: Packing) -> bool:
+    """Return whether scale and offset are of a size that no sum of numbers makes overflow or vanish; NaN is of none."""
+    scale, offset = packing.scale, packing.offset
+    return (scale is None or 1e-100 < abs(scale) < 1e100) and (offset is None or abs(offset) < 1e100)
 
 
 def unpacked_dtype(dtype: np.dtype[np.generic], packing: Packing | None) -> np.dtype[np.generic]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from activestore.core.codecs import decodable, present
 from activestore.core.conditions import Condition
 from activestore.core.groups import AxisGroups, check_groupable, check_size
-from activestore.core.packing import Packing, unpacks_in_double
+from activestore.core.packing import Packing, unpacks_afterwards
 from activestore.core.reductions import Reduction, stored_component
 from activestore.core.selection import ChunkParts, DimensionPart, Points, Selection, Slice
 from activestore.core.task import ChunkPartial, ChunkTask, Component, Grouping, TaskTemplate
@@ -387,8 +387,8 @@ def _components(request: ReductionRequest) -> tuple[tuple[Component, ...], Packi
     if packing is None:
         return tuple(wanted.values()), None
     linear = request.condition is None and all(component.unpack is not None for component in wanted.values())
-    if not linear or not unpacks_in_double(request.variable.dtype, packing):
-        # netCDF4-python rounds each value to the narrower type; only unpacking before reducing gives the same numbers.
+    if not linear or not unpacks_afterwards(request.variable.dtype, packing):
+        # netCDF4-python rounds each value to a narrower type, say; only unpacking before reducing gives the same numbers.
         return tuple(wanted.values()), packing
     stored = {c.name: c for c in (stored_component(component, packing) for component in wanted.values())}
     return tuple(stored.values()), None

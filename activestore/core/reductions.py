@@ -141,8 +141,8 @@ def _sum_combine(a: State, b: State, na: Counts, nb: Counts) -> State:
 
 
 def _sum_unpack(state: State, packing: Packing, count: Counts) -> State:
-    scale = 1.0 if packing.scale is None else packing.scale
-    offset = 0.0 if packing.offset is None else packing.offset
+    scale = 1.0 if packing.scale is None else float(packing.scale)
+    offset = 0.0 if packing.offset is None else float(packing.offset)
     return (state[0] * scale + offset * count,)
 
 

@@ -115,9 +115,9 @@ def _shared(template: TaskTemplate) -> dict[str, object]:
         }
     if packing is not None:
         said["packing"] = {
-            "scale": _number(packing.scale),
+            "scale": _factor(packing.scale),
             "scale_dtype": packing.scale_dtype,
-            "offset": _number(packing.offset),
+            "offset": _factor(packing.offset),
             "offset_dtype": packing.offset_dtype,
         } | ({} if packing.dtype is None else {"dtype": np.dtype(packing.dtype).newbyteorder("<").str})
     if template.condition is not None:
@@ -130,6 +130,11 @@ def _number(value: float | None) -> float | str | None:
     if value is None or math.isfinite(value):
         return value
     return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+
+
+def _factor(value: float | None) -> float | str | None:
+    """Return a scale or an offset as JSON has it: an integer as a float, as first releases had it, where that is exact."""
+    return float(value) if isinstance(value, int) and float(value) == value else _number(value)
 
 
 def _columns(tasks: Sequence[ChunkTask], template: TaskTemplate, grouped: Sequence[int]) -> dict[str, object]:

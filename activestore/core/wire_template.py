@@ -149,11 +149,8 @@ def _packing(given: object) -> Packing:
 
 
 def _factor(given: object, name: str, dtype: np.dtype[Any]) -> float | None:
-    """Return a scale or an offset, which is a float even where the attribute was an integer."""
+    """Return a scale or an offset; an integer comes as a float where that is exact."""
     if given is None:
         return None
-    if dtype.kind == "f":
-        return _number(given, name, dtype)
-    if type(given) is not float or not given.is_integer() or not np.iinfo(dtype).min <= given <= np.iinfo(dtype).max:
-        refuse(name, f"is {shown(given)}, which the type {dtype.str!r} does not have")
-    return given
+    whole = int(given) if dtype.kind != "f" and type(given) is float and given.is_integer() else given
+    return _number(whole, name, dtype)

@@ -139,3 +139,18 @@ def test_many_missing_values_are_found_as_few_are(dtype: str, number: int) -> No
     with_nan = mask(array, Missing(values=(*values, NAN)), skipna=False)
     if array.dtype.kind == "f":
         assert np.array_equal(with_nan, expected | np.isnan(array))
+
+
+@pytest.mark.parametrize("stored", [105, 3])
+@pytest.mark.parametrize("attrs", [{}, {"valid_max": 100.0}, {"scale_factor": 0.5, "add_offset": 1.0}])
+def test_a_scalar_with_many_missing_values(stored: float, attrs: dict[str, float], tmp_path: Path) -> None:
+    with netCDF4.Dataset(tmp_path / "a.nc", "w") as file:
+        variable = file.createVariable("x", "f8", ())
+        variable.set_auto_maskandscale(False)
+        variable.setncatts({"missing_value": np.arange(100.0, 112.0), **attrs})
+        variable[...] = stored
+    with netCDF4.Dataset(tmp_path / "a.nc") as file:
+        wanted = file["x"][...]
+    for found in (Active(tmp_path / "a.nc", "x").mean(), Active(tmp_path / "a.nc", "x").reduce("max", where="< 1e9")):
+        assert found is np.ma.masked if wanted is np.ma.masked else found == wanted
+    assert Active(tmp_path / "a.nc", "x").count() == (stored == 3)

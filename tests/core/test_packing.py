@@ -1,16 +1,21 @@
 """Unpacking: the numbers and types of netCDF4-python."""
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
 
+import h5py
 import netCDF4
 import numpy as np
 import pytest
+import xarray as xr
 from xarray.coding.variables import _scale_offset_decoding
 
+import activestore.accessor  # noqa: F401  # registers .active
 from activestore import Active
-from activestore.core.packing import Packing, read_packing, unpack, unpacked_dtype, unpacks_in_double
+from activestore.core.packing import Packing, read_packing, unpack, unpacked_dtype, unpacks_afterwards
+from activestore.core.wire import tasks_from_json, tasks_to_json
 
 ATTRS: dict[str, dict[str, Any]] = {
     "scale of single precision": {"scale_factor": np.float32(0.1)},
@@ -191,7 +196,100 @@ def test_reductions_of_values_in_one_type(case: str, dtype: str, stored: str, tm
         np.testing.assert_allclose(found[name], getattr(wanted.astype("f8"), name)(axis=0), rtol=1e-12, atol=1e-9)
 
 
-def test_only_double_precision_may_be_unpacked_afterwards() -> None:
+def test_what_may_be_unpacked_afterwards() -> None:
     scale = np.float32(0.1)
-    assert unpacks_in_double(np.dtype("i2"), Packing(float(scale), "<f4", None, "<f8", "f8"))
-    assert not unpacks_in_double(np.dtype("i2"), Packing(0.1, "<f8", None, "<f8", "f4"))
+    assert unpacks_afterwards(np.dtype("i2"), Packing(float(scale), "<f4", None, "<f8", "f8"))
+    assert unpacks_afterwards(np.dtype(">u8"), Packing(0.1, "<f8", -273.15, "<f8"))
+    assert unpacks_afterwards(np.dtype("f4"), Packing(0.1, "<f8", None, "<f8"))
+    # Only double precision, of numbers and a packing that nothing makes overflow or vanish.
+    assert not unpacks_afterwards(np.dtype("i2"), Packing(0.1, "<f8", None, "<f8", "f4"))
+    assert not unpacks_afterwards(np.dtype(">f8"), Packing(0.1, "<f8", None, "<f8"))
+    for odd in (0.0, 1e300, -1e-300, np.inf, np.nan):
+        assert not unpacks_afterwards(np.dtype("i2"), Packing(odd, "<f8", None, "<f8"))
+    assert not unpacks_afterwards(np.dtype("i2"), Packing(None, "<f8", 1e308, "<f8"))
+
+
+EXTREME: dict[str, tuple[str, list[float], dict[str, Any]]] = {
+    "a sum that overflows as stored": ("f8", [1e308] * 10, {"scale_factor": 1e-300}),
+    "squares that overflow as stored": ("f8", [1e200, 3e200, 5e200], {"scale_factor": 1e-200}),
+    "squares that vanish as stored": ("f8", [1e-200, 3e-200, 5e-200], {"scale_factor": 1e150}),
+    "a sum of single precision": ("f4", [1e38, -2e38, 3e38], {"scale_factor": np.float64(1e-38)}),
+    "an offset many times": ("i2", [-1, -1, -1], {"scale_factor": 1e308, "add_offset": 1e308}),
+    "offsets that cancel": ("f8", [-1.5e308, -1.2e308, -1.4e308], {"add_offset": 1.5e308}),
+    "a scale next to nothing": ("i4", [10**9, -(10**9), 3], {"scale_factor": 1e-158}),
+    "a scale of 0": ("i2", [1, 2, 3], {"scale_factor": 0.0, "add_offset": 4.0}),
+    "an infinite offset": ("i2", [1, 2, 3], {"add_offset": np.inf}),
+    "a scale that is NaN": ("i2", [1, 2, 3], {"scale_factor": np.nan}),
+}
+
+
+@pytest.mark.parametrize("case", EXTREME)
+def test_packing_of_any_size(case: str, tmp_path: Path) -> None:
+    dtype, stored, attrs = EXTREME[case]
+    with netCDF4.Dataset(tmp_path / "a.nc", "w") as file:
+        file.createDimension("d", len(stored))
+        variable = file.createVariable("x", dtype, ("d",), fill_value=False, chunksizes=(1,))
+        variable.set_auto_maskandscale(False)
+        variable.setncatts(attrs)
+        variable[...] = np.array(stored, dtype)
+    with netCDF4.Dataset(tmp_path / "a.nc") as file, np.errstate(all="ignore"):
+        values = np.ma.getdata(file["x"][...])
+        found = Active(tmp_path / "a.nc", "x").reduce(("sum", "mean", "min", "max", "var", "std"), skipna=False)
+        for name, value in found.items():
+            np.testing.assert_allclose(value, getattr(values, name)(), rtol=1e-12, err_msg=name)
+            alone = Active(tmp_path / "a.nc", "x").reduce(name, skipna=False)
+            np.testing.assert_allclose(alone, getattr(values, name)(), rtol=1e-12, err_msg=name)
+
+
+LARGE: dict[str, dict[str, Any]] = {
+    "scale": {"scale_factor": np.int64(2**53 + 1)},
+    "offset": {"add_offset": np.int64(2**60 + 1)},
+    "both": {"scale_factor": np.int64(-1), "add_offset": np.int64(2**62 + 3)},
+    "the greatest": {"add_offset": np.uint64(2**64 - 1)},
+    "the greatest, and a float": {"scale_factor": np.uint64(2**64 - 1), "add_offset": 0.5},
+    "the least": {"add_offset": np.int64(-(2**63))},
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+@pytest.mark.parametrize("stored", ["i1", "i4", "u4", "i8", "u8", "f8"])
+def test_scales_and_offsets_that_only_64_bits_hold(case: str, stored: str, tmp_path: Path) -> None:
+    numbers = np.array([1, 2, 3, 100], stored)
+    with netCDF4.Dataset(tmp_path / "a.nc", "w") as file:
+        file.createDimension("d", len(numbers))
+        variable = file.createVariable("x", stored, ("d",), fill_value=False)
+        variable.set_auto_maskandscale(False)
+        variable.setncatts(LARGE[case])
+        variable[...] = numbers
+    with netCDF4.Dataset(tmp_path / "a.nc") as file, np.errstate(all="ignore"):
+        wanted = np.ma.getdata(file["x"][...])
+    active = Active(tmp_path / "a.nc", "x")
+    assert active.dtype == wanted.dtype
+    assert active.read().tolist() == wanted.tolist()
+    assert (active.min(), active.max()) == (wanted.min(), wanted.max())
+    exact = wanted.astype(object).sum()
+    if wanted.dtype.kind == "f":
+        assert active.sum() == pytest.approx(exact, rel=1e-15)
+    elif np.iinfo(wanted.dtype).min <= exact <= np.iinfo(wanted.dtype).max:
+        assert active.sum() == exact
+    # xarray computes in floating point, and rounds the attributes to that.
+    with xr.open_dataset(tmp_path / "a.nc", engine="netcdf4") as theirs, np.errstate(all="ignore"):
+        ours = xr.open_dataset(tmp_path / "a.nc", engine="activestore")
+        assert ours.x.active.max().dtype == theirs.x.dtype
+        assert ours.x.active.max() == theirs.x.max()
+        assert ours.x.active.min() == theirs.x.min()
+
+
+@pytest.mark.parametrize(
+    "number", [np.int64(2**53 + 1), np.uint64(2**64 - 1), np.int16(-7), np.float32(0.1), np.float64(1e-300)]
+)
+def test_packing_travels_as_it_is(number: Any, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=np.arange(4, dtype="i4"), chunks=(2,)).attrs.update(
+            scale_factor=number, add_offset=number
+        )
+    tasks = list(Active(tmp_path / "a.h5", "x").plan("any").tasks())
+    said = json.loads(json.dumps(tasks_to_json(tasks)))
+    (other, _) = tasks_from_json(said, largest_chunk=1 << 20, most_tasks=2)
+    assert other.template.packing == tasks[0].template.packing
+    assert other.template.packing.scale == number.item()
