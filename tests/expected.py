@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from activestore import Active
 from tests.generated import Recipe
 
-__all__ = ["Cells", "Request", "cells_of", "check", "fits", "magnitude", "outer", "requests", "same"]
+__all__ = ["Cells", "Request", "cells_of", "check", "fits", "magnitude", "outer", "parts_fit", "requests", "same"]
 
 EXACT = ("count", "min", "max", "any", "all", "argmin", "argmax", "ptp")
 """Reductions that must agree to the last bit; sums may be taken in another order."""
@@ -200,18 +200,26 @@ def check_dtype(name: str, found: np.dtype, values: np.dtype) -> None:
 
 
 def fits(array: np.ma.MaskedArray, request: Request, name: str) -> bool:
-    """Return whether the integers' sum, in any order of adding, or their ptp fits into 64 bits."""
-    if array.dtype.kind not in "iu":
+    """Return whether the integers' sum, or their ptp, fits into 64 bits."""
+    return _all_fit(array, request, {"sum": lambda exact: [exact.sum()], "ptp": lambda exact: [np.ptp(exact)]}.get(name))
+
+
+def parts_fit(array: np.ma.MaskedArray, request: Request, name: str) -> bool:
+    """Return the same of whatever part of the integers."""
+    known = {
+        "sum": lambda exact: [exact[exact > 0].sum(), exact[exact < 0].sum()],
+        "ptp": lambda exact: [np.ptp(exact)],
+    }
+    return _all_fit(array, request, known.get(name))
+
+
+def _all_fit(array: np.ma.MaskedArray, request: Request, found: Any) -> bool:
+    if array.dtype.kind not in "iu" or found is None:
         return True
     limits = np.iinfo(f"{array.dtype.kind}8")
     cells = cells_of(array, request)
-    for row, valid in zip(cells.values, cells.valid, strict=True):
-        exact = row[valid].astype(object)
-        if name == "sum" and np.abs(exact).sum() > limits.max:
-            return False
-        if name == "ptp" and len(exact) and exact.max() - exact.min() > limits.max:
-            return False
-    return True
+    exact = [row[valid].astype(object) for row, valid in zip(cells.values, cells.valid, strict=True)]
+    return all(limits.min <= number <= limits.max for row in exact if len(row) for number in found(row))
 
 
 def magnitude(recipe: Recipe, active: Active) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -12,7 +12,7 @@ import xarray as xr
 
 from activestore.accessor.methods import Dims, Reduced
 from activestore.accessor.query import Query
-from activestore.core.reductions import READ, find_reduction
+from activestore.core.reductions import READ, ROUGH, SPREAD, WRAPPED, Reduction
 from activestore.errors import SelectionError, SumOverflowError
 
 __all__ = ["WeightedArray", "WeightedReductions", "called_weighted", "checked_weights"]
@@ -20,10 +20,10 @@ __all__ = ["WeightedArray", "WeightedReductions", "called_weighted", "checked_we
 _BLOCK = 32 << 20
 """Bytes, in double precision, of what is contracted here at a time."""
 
+_MOMENTS = ("sum_of_squares", "var", "std")
+"""Methods that need how far values are from their mean."""
 _MOST_HERE = 1 << 30
 """Bytes, in double precision, of values that are read because some are infinite."""
-_NEARLY = 1 - 1e-9
-"""How much of an integer's range a sum may have, if it is told from a sum of floats, which are rounded."""
 
 Array = npt.NDArray[Any]
 
@@ -122,9 +122,9 @@ class WeightedArray(WeightedReductions[xr.DataArray]):
         self, query: Query, method: str, dims: tuple[Hashable, ...], skipna: bool | None, dtype: np.dtype[Any]
     ) -> Array:
         """Return the result for a part of the array, its dimensions in the array's order."""
-        moments = method in ("sum_of_squares", "var", "std")
-        state = _state(query, self._near(dims), moments=moments)
-        if moments and not np.all(np.isfinite(state.sum)):
+        wanted = SPREAD if method in _MOMENTS else WRAPPED if method == "sum" and dtype.kind in "iu" else (ROUGH,)
+        state = _state(query, self._near(dims), wanted)
+        if wanted is SPREAD and not np.all(np.isfinite(state.of["mean"])):
             return self._value_by_value(query, method, dims, skipna)
         axes = tuple(state.dims.index(dim) for dim in dims if dim in self._weights.dims)
         weights = _along(self._weights, state.dims)
@@ -174,25 +174,21 @@ class _State:
     """How many are valid."""
     total: Array
     """How many there are."""
-    sum: Array
-    """Their sum."""
-    squares: Array
-    """The sum of their squared deviations from their mean."""
+    of: Mapping[str, Array]
+    """What the reductions that were asked for make of them."""
     dims: tuple[Hashable, ...]
     """The dimensions that are left."""
 
 
-def _state(query: Query, dims: tuple[Hashable, ...], *, moments: bool) -> _State:
-    wanted = ("mean", "var") if moments else ("sum",)
-    answer = query.answer(tuple(map(find_reduction, wanted)) if dims else READ, dims)
-    found = {name: np.ma.filled(value, 0) for name, value in answer.values.items()}
+def _state(query: Query, dims: tuple[Hashable, ...], wanted: tuple[Reduction, ...]) -> _State:
+    answer = query.answer(wanted if dims else READ, dims)
+    found: dict[str, Array] = {name: np.ma.filled(value, 0) for name, value in answer.values.items()}
     count = answer.count.astype(np.float64)
     if not dims:
         # The values themselves: each is a sum, and its own mean.
-        return _State(count, answer.total, np.where(count, found["read"], 0), np.zeros(()), answer.dims)
-    if not moments:
-        return _State(count, answer.total, found["sum"], np.zeros(()), answer.dims)
-    return _State(count, answer.total, found["mean"] * count, found["var"] * count, answer.dims)
+        values = np.where(count, found["read"], 0)
+        found = {"sum": values, "rough": values, "mean": values, "rest": np.zeros(()), "squares": np.zeros(())}
+    return _State(count, answer.total, found, answer.dims)
 
 
 def _finished(
@@ -204,32 +200,43 @@ def _finished(
     if method == "sum_of_weights":
         return np.asarray(np.squeeze(of_weights, axis=axes))
     if method == "sum" and dtype.kind in "iu":
-        return np.asarray(np.squeeze(_exact_sum(state.sum, weights, axes, dtype), axis=axes))
+        return np.asarray(np.squeeze(_exact_sum(state, weights, axes, dtype), axis=axes))
     # Not in the type of the numbers, which xarray's own sums of integers overflow.
     weights = weights.astype("f8")
-    total = np.sum(weights * state.sum, axis=axes, keepdims=True)
-    if method in ("sum", "mean"):
+    if method not in _MOMENTS:
+        total = np.sum(weights * state.of["rough"], axis=axes, keepdims=True)
         return np.asarray(np.squeeze(total if method == "sum" else total / of_weights, axis=axes))
-    deviation = np.where(state.count > 0, state.sum / state.count - total / of_weights, 0)
-    squares = weights * (state.squares + state.count * np.square(deviation))
+    squares = weights * _squares(state, weights / of_weights, axes)
     total = (np.sum if skipna is False else np.nansum)(squares, axis=axes, keepdims=True)
     if method != "sum_of_squares":
         total = np.sqrt(total / of_weights) if method == "std" else total / of_weights
     return np.asarray(np.squeeze(total, axis=axes))
 
 
-def _exact_sum(values: Array, weights: Array, axes: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+def _squares(state: _State, shares: Array, axes: tuple[int, ...]) -> Array:
+    """Return the sum of squared deviations from the weighted mean, under each cell; `shares` are weights that add up to 1.
+
+    The weighted mean is rounded, and then mended by what the means differ from it.
+    """
+    mean, rest = state.of["mean"], state.of["rest"]
+    rounded = np.sum(shares * state.count * mean, axis=axes, keepdims=True)
+    deviation = np.where(state.count > 0, (mean - rounded) + rest, 0)
+    off = np.sum(shares * state.count * deviation, axis=axes, keepdims=True)
+    return np.asarray(state.of["squares"] + state.count * np.square(deviation - off))
+
+
+def _exact_sum(state: _State, weights: Array, axes: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return the sum of weighted integers, as one of `dtype`.
 
     Raises:
         SumOverflowError: It does not fit.
     """
     wide = np.dtype("u8") if dtype.kind == "u" else np.dtype("i8")
-    rough = np.sum(weights.astype("f8") * values, axis=axes, keepdims=True)
+    rough = np.sum(weights.astype("f8") * state.of["rough"], axis=axes, keepdims=True)
     # What overflows on the way there comes right in the end: 64 bits count in a circle.
-    total: Array = np.sum(weights.astype(wide) * values.astype(wide), axis=axes, keepdims=True)
-    outside = (rough < np.iinfo(wide).min * _NEARLY) | (rough > np.iinfo(wide).max * _NEARLY)
-    if np.any(outside | (total < np.iinfo(dtype).min) | (total > np.iinfo(dtype).max)):
+    total: Array = np.sum(weights.astype(wide) * state.of["sum"].astype(wide), axis=axes, keepdims=True)
+    rounds = np.rint((rough - total) / 2.0**64)
+    if np.any((rounds != 0) | (total < np.iinfo(dtype).min) | (total > np.iinfo(dtype).max)):
         raise SumOverflowError(f"a sum of weighted integers does not fit into {dtype}; give weights that are floats")
     return total.astype(dtype)
 

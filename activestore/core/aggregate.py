@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,11 +12,14 @@ import numpy.typing as npt
 
 from activestore.core.joined import JoinedPlan
 from activestore.core.plan import Plan
-from activestore.core.reductions import Reduction, unpack_states
+from activestore.core.reductions import SUM, Reduction, unpack_states, with_carry
 from activestore.core.task import Array, ChunkPartial, ChunkTask, Component, State
 from activestore.errors import BackendError
 
 __all__ = ["Aggregator"]
+
+_MOST_NARROW = 1 << 31
+"""Integers of 32 bits, so many of which can be added up in 64 bits whatever they are."""
 
 
 class Aggregator:
@@ -28,6 +33,7 @@ class Aggregator:
         self._axes = frozenset(axes)
         self._count: npt.NDArray[np.int64] = np.zeros(self._shape, np.int64 if axes else np.uint8)
         self._states: dict[str, State] = {}
+        self._carries = _may_overflow(plan)
         # A cell of a group may be reached first by any chunk: which of them were is kept for each.
         self._reached = np.zeros(self._shape, bool) if plan.request.groups else None
 
@@ -42,6 +48,8 @@ class Aggregator:
         if partial.count.shape != self._count[where].shape:
             shapes = f"{partial.count.shape}, not {self._count[where].shape}"
             raise BackendError(f"{task.describe()}: the backend gives a partial result of the shape {shapes}")
+        if self._carries:
+            partial = dataclasses.replace(partial, states={**partial.states, "sum": with_carry(partial.states["sum"])})
         if not self._states:
             self._states = {
                 name: tuple(np.zeros(self._shape, array.dtype) for array in state) for name, state in partial.states.items()
@@ -79,8 +87,9 @@ class Aggregator:
         """Join what there is of one component with a partial, where anything is there; elsewhere the partial is all."""
         totals, parts = self._states[component.name], partial.states[component.name]
         views = [total[where] for total in totals]
-        if reached is True and _in_place(component, totals[0], where):
-            component.ufunc(views[0], parts[0], out=views[0])  # type: ignore[misc]  # there is one
+        in_place = reached is True and len(totals) == 1 and all(isinstance(one, slice) for one in where)
+        if component.ufunc is not None and in_place:
+            component.ufunc(views[0], parts[0], out=views[0])
             return
         joined = component.combine(tuple(views), parts, self._count[where], partial.count)
         for total, both, part in zip(totals, joined, parts, strict=True):
@@ -137,10 +146,13 @@ class Aggregator:
         return np.ma.MaskedArray(array, mask=np.ma.nomask if everywhere else np.squeeze(self._count == 0, axis=drop))
 
 
-def _in_place(component: Component, total: Array, where: Any) -> bool:  # Any: what indexes an array
-    """Return whether a state can be joined where it is: a part that is a view, and no sum of integers, which could overflow."""
-    watched = component.ufunc is np.add and total.dtype.kind in "iu"
-    return component.ufunc is not None and not watched and all(isinstance(one, slice) for one in where)
+def _may_overflow(plan: Plan | JoinedPlan) -> bool:
+    """Return whether sums of integers may leave 64 bits: on their way, or in the end."""
+    template = plan.template
+    if template.accumulator == "f8" or SUM not in template.components:
+        return False
+    cells = math.prod(template.selected[axis] for axis in template.axes)
+    return plan.request.variable.value_dtype.itemsize == 8 or cells > _MOST_NARROW
 
 
 def _scalar(array: Array) -> Any:  # Any: a number or an array
@@ -153,7 +165,7 @@ def _empty_states(plan: Plan | JoinedPlan) -> dict[str, State]:
     stored = np.dtype(plan.template.dtype).newbyteorder("=")
     value = plan.request.variable.value_dtype if plan.template.packing is not None else stored
     state: State = (np.zeros(shape, value), np.zeros(shape, np.int64))
-    moments: State = (np.zeros(shape), np.zeros(shape))
+    moments: State = (np.zeros(shape), np.zeros(shape), np.zeros(shape))
     known = dict.fromkeys(("min", "max", "argmin", "argmax", "values"), state)
     known |= {"sum": (np.zeros(shape, plan.template.accumulator),), "moments": moments}
     known |= {"any": (np.zeros(shape, bool),), "all": (np.zeros(shape, bool),)}

@@ -25,6 +25,9 @@ __all__ = [
     "COMPONENTS",
     "READ",
     "REDUCTIONS",
+    "ROUGH",
+    "SPREAD",
+    "WRAPPED",
     "Reduction",
     "find_reduction",
     "is_known",
@@ -32,6 +35,7 @@ __all__ = [
     "stored_component",
     "unpack_states",
     "variance",
+    "with_carry",
 ]
 
 Counts = npt.NDArray[np.int64]
@@ -80,10 +84,12 @@ class Reduction:
             finalize: Takes the state of the whole and the count of valid values (int64, same shape), gives the result;
                 where the count is 0 it is masked.
         """
+        # Not just its name, which one of ours may have, computed in the same pass or by a backend that knows only that one.
+        own = f"own {name}"
         component = Component(
-            name=name, chunk=partial(_custom_chunk, chunk), combine=partial(_custom_combine, combine), unpack=None
+            name=own, chunk=partial(_custom_chunk, chunk), combine=partial(_custom_combine, combine), unpack=None
         )
-        return cls(name, (component,), partial(_custom_finalize, name, finalize))
+        return cls(name, (component,), partial(_custom_finalize, own, finalize))
 
 
 def _custom_chunk(function: Callable[..., Any], cells: ChunkValues) -> State:  # Any: the user's own state
@@ -109,35 +115,44 @@ def _custom_finalize(name: str, function: Callable[..., Any], states: Mapping[st
 def _sum_chunk(cells: ChunkValues) -> State:
     values = cells.filled(0)
     if cells.accumulator != "f8" and values.dtype.itemsize == 8:
-        return (_exact_sum(values, cells.axes, np.dtype(cells.accumulator)),)
+        return _exact_sum(values, cells.axes, np.dtype(cells.accumulator))
     return (np.add.reduce(values, axis=cells.axes, dtype=cells.accumulator, keepdims=True),)
 
 
-def _exact_sum(values: Array, axes: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Return the sum of 64-bit integers, or an error where it does not fit."""
+def _exact_sum(values: Array, axes: tuple[int, ...], dtype: np.dtype[Any]) -> State:
+    """Return the sum of 64-bit integers: what 64 bits hold of it, and how many times 2**64 are to be added to that."""
     limits = np.iinfo(dtype)
     cells = int(np.prod([values.shape[axis] for axis in axes], dtype=object))
     if int(values.max()) * cells <= limits.max and int(values.min()) * cells >= limits.min:
-        return np.asarray(np.add.reduce(values, axis=axes, dtype=dtype, keepdims=True))
+        return with_carry((np.asarray(np.add.reduce(values, axis=axes, dtype=dtype, keepdims=True)),))
     # The upper and the lower halves of the numbers are summed apart, where there is room for what is carried over.
     high = np.add.reduce(values >> 32, axis=axes, dtype=dtype, keepdims=True)
     low = np.add.reduce(values & 0xFFFFFFFF, axis=axes, dtype="u8", keepdims=True)
     high = high + (low >> 32).astype(dtype)
-    if high.max() > limits.max >> 32 or high.min() < limits.min >> 32:
-        raise _overflow()
-    return np.asarray((high << 32) | (low & 0xFFFFFFFF).astype(dtype))
+    total = np.asarray((high << 32) | (low & 0xFFFFFFFF).astype(dtype))
+    # Without the 32 bits that have gone into the total, sign included, the rest is what went beyond.
+    return total, np.asarray((high >> 32) - (total >> 63 if dtype.kind == "i" else 0)).astype(np.int64)
 
 
-def _overflow() -> SumOverflowError:
-    return SumOverflowError("the sum of these integers does not fit into 64 bits; ask for the mean, or sum fewer axes")
+def with_carry(state: State) -> State:
+    """Return the state of a sum of integers with how many times 2**64 are to be added: 0 where that is not told.
+
+    Examples:
+        >>> with_carry((np.array([7]),))
+        (array([7]), array([0]))
+    """
+    return state if len(state) > 1 else (state[0], np.broadcast_to(np.int64(0), state[0].shape))
 
 
 def _sum_combine(a: State, b: State, na: Counts, nb: Counts) -> State:
     total = a[0] + b[0]
-    kind = total.dtype.kind
-    if (kind == "u" and bool(np.any(total < a[0]))) or (kind == "i" and bool(np.any(((a[0] ^ total) & (b[0] ^ total)) < 0))):
-        raise _overflow()
-    return (total,)
+    if len(a) == 1:
+        return (total,)
+    if total.dtype.kind == "u":
+        return total, a[1] + b[1] + (total < a[0])
+    # Two numbers of the same sign whose sum has the other one.
+    beyond = ((a[0] ^ total) & (b[0] ^ total)) < 0
+    return total, a[1] + b[1] + np.where(beyond, np.sign(b[0]), 0)
 
 
 def _sum_unpack(state: State, packing: Packing, count: Counts) -> State:
@@ -175,28 +190,35 @@ def _value_unpack(state: State, packing: Packing, count: Counts) -> State:
 
 
 def _moments_chunk(cells: ChunkValues) -> State:
-    """Return mean and sum of squared deviations, by two passes with the first one's rounding error taken out."""
+    """Return mean, sum of squared deviations from it, and what the mean's rounding left out, by two passes.
+
+    The second pass finds how far the first one's mean is off: squares and mean are mended by that.
+    """
     count = np.maximum(cells.count, 1)
     mean = np.add.reduce(cells.filled(0), axis=cells.axes, dtype="f8", keepdims=True) / count
     deviation = np.asarray(np.subtract(cells.values, mean, dtype="f8"))
     if cells.invalid is not None:
         np.copyto(deviation, 0, where=cells.invalid)
-    rest = np.add.reduce(deviation, axis=cells.axes, keepdims=True) / count
+    off = np.add.reduce(deviation, axis=cells.axes, keepdims=True) / count
     squares = np.add.reduce(np.square(deviation, out=deviation), axis=cells.axes, keepdims=True)
-    return mean + rest, np.maximum(squares - rest * rest * count, 0)
+    mean, rest = _exact_pair(mean, off)
+    return mean, np.maximum(squares - off * off * count, 0), rest
+
+
+def _exact_pair(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return the sum of two numbers, and what its rounding left out (Knuth, The Art of Computer Programming 2, 4.2.2)."""
+    total = a + b
+    of_b = total - a
+    return total, (a - (total - of_b)) + (b - of_b)
 
 
 def _moments_combine(a: State, b: State, na: Counts, nb: Counts) -> State:
+    # Means that are rounded to doubles would be as far apart as that, however little the values differ.
     total = np.maximum(na + nb, 1)
-    delta = np.where((na == 0) | (nb == 0), 0, b[0] - a[0])
-    mean = np.where(na == 0, b[0], a[0] + delta * (nb / total))
-    return mean, a[1] + b[1] + delta * delta * (na * (nb / total))
-
-
-def _moments_unpack(state: State, packing: Packing, count: Counts) -> State:
-    scale = 1.0 if packing.scale is None else packing.scale
-    offset = 0.0 if packing.offset is None else packing.offset
-    return state[0] * scale + offset, state[1] * (scale * scale)
+    delta = np.where((na == 0) | (nb == 0), 0, (b[0] - a[0]) + (b[2] - a[2]))
+    mean, rest = _exact_pair(a[0], delta * (nb / total))
+    squares = a[1] + b[1] + delta * delta * (na * (nb / total))
+    return np.where(na == 0, b[0], mean), squares, np.where(na == 0, b[2], a[2] + rest)
 
 
 def _any_chunk(cells: ChunkValues) -> State:
@@ -249,7 +271,8 @@ def _values_chunk(cells: ChunkValues) -> State:
 SUM = Component("sum", _sum_chunk, _sum_combine, _sum_unpack, np.add)
 MIN = Component("min", _min_chunk, _min_combine, _value_unpack, np.minimum)
 MAX = Component("max", _max_chunk, _max_combine, _value_unpack, np.maximum)
-MOMENTS = Component("moments", _moments_chunk, _moments_combine, _moments_unpack)
+# Each value is rounded when it is unpacked: a variance is that of the numbers that come of it.
+MOMENTS = Component("moments", _moments_chunk, _moments_combine, None)
 ANY = Component("any", _any_chunk, _any_combine, None, np.logical_or)
 ALL = Component("all", _all_chunk, _all_combine, None, np.logical_and)
 # Numbers that differ as stored can be equal when unpacked, and then the first of them counts.
@@ -298,7 +321,7 @@ def states_as(states: Mapping[str, State], template: TaskTemplate, count: Counts
         if not is_known(component):
             continue
         if name == "sum":
-            found[name] = (state[0].astype(accumulator, copy=False),)
+            found[name] = (state[0].astype(accumulator, copy=False), *state[1:])
         elif name in ("min", "max"):
             # Where there is no value, the state is the extreme of the narrower type.
             none = _greatest(value) if name == "min" else _least(value)
@@ -306,6 +329,13 @@ def states_as(states: Mapping[str, State], template: TaskTemplate, count: Counts
         elif name in ("values", "argmin", "argmax"):
             found[name] = (state[0].astype(value, copy=False), *state[1:])
     return found
+
+
+def _sum(states: Mapping[str, State], count: Counts) -> Array:
+    total, *carry = states["sum"]
+    if carry and bool(np.any(carry[0][count > 0])):
+        raise SumOverflowError("the sum of these integers does not fit into 64 bits; ask for the mean, or sum fewer axes")
+    return total
 
 
 def _only(name: str, position: int, states: Mapping[str, State], count: Counts) -> Array:
@@ -316,9 +346,13 @@ def _count(states: Mapping[str, State], count: Counts) -> Array:
     return count.astype(np.int64)
 
 
+def _rough(states: Mapping[str, State], count: Counts) -> Array:
+    total, *carry = states["sum"]
+    return np.asarray(total + carry[0] * 2.0**64 if carry else total, "f8")
+
+
 def _mean(states: Mapping[str, State], count: Counts) -> Array:
-    mean: Array = states["sum"][0] / count
-    return mean
+    return np.asarray(_rough(states, count) / count)
 
 
 def _ptp(states: Mapping[str, State], count: Counts) -> Array:
@@ -343,6 +377,9 @@ def _deviation(ddof: float, states: Mapping[str, State], count: Counts) -> Array
 def variance(ddof: float = 0, *, name: str = "var") -> Reduction:
     """Return the reduction "var" or "std" with `ddof` taken from the count in the divisor.
 
+    The relative error of a variance is at most about 1e-16 for each chunk that it is made of, and as much for each doubling of
+    the numbers in a chunk, however far the numbers are from zero.
+
     Raises:
         ReductionError: `ddof` is not a number, or `name` is neither "var" nor "std".
 
@@ -357,7 +394,7 @@ def variance(ddof: float = 0, *, name: str = "var") -> Reduction:
 
 REDUCTIONS: dict[str, Reduction] = {
     "count": Reduction("count", (), _count),
-    "sum": Reduction("sum", (SUM,), partial(_only, "sum", 0)),
+    "sum": Reduction("sum", (SUM,), _sum),
     "mean": Reduction("mean", (SUM,), _mean),
     "min": Reduction("min", (MIN,), partial(_only, "min", 0)),
     "max": Reduction("max", (MAX,), partial(_only, "max", 0)),
@@ -370,6 +407,15 @@ REDUCTIONS: dict[str, Reduction] = {
     "argmax": Reduction("argmax", (ARGMAX,), partial(_only, "argmax", 1)),
 }
 """Every reduction that has a name of its own."""
+
+ROUGH = Reduction("rough", (SUM,), _rough)
+"""The sum in double precision, of integers too."""
+
+WRAPPED = (Reduction("sum", (SUM,), partial(_only, "sum", 0)), ROUGH)
+"""Sums of integers that need not fit into 64 bits: modulo 2**64, and about how large they are."""
+
+SPREAD = tuple(Reduction(name, (MOMENTS,), partial(_only, "moments", i)) for i, name in enumerate(("mean", "squares", "rest")))
+"""What the moments are made of: the mean, the sum of squared deviations from it, and what the mean's rounding left out."""
 
 READ = Reduction("read", (VALUES,), partial(_only, "values", 0))
 """The values themselves: what nothing is reduced of."""

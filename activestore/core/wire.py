@@ -46,25 +46,27 @@ __all__ = [
 ]
 
 
-FEATURES = ("conditions", "groups", "packing.dtype")
-"""What tasks may have that the first release of the extension did not know."""
+FEATURES = ("conditions", "groups", "moments.rest", "packing.dtype")
+"""What tasks may have, or partial results, that the first release of the extension did not know."""
 
 
 def obstacle(task: ChunkTask, features: Collection[str] = FEATURES) -> str | None:
     """Return why a task cannot travel to where `features` are known, None if it can."""
-    packing = task.template.packing
-    if packing is not None and packing.dtype is not None and "packing.dtype" not in features:
-        return "unpacking in a type of its own"
-    for component in task.template.components:
+    template = task.template
+    typed = template.packing is not None and template.packing.dtype is not None
+    rounded = any(component.name == "moments" for component in template.components)
+    for component in template.components:
         if not is_known(component):
             return f"the component {component.name!r}, which is the user's own"
-    if task.template.value_dtype is not None:
-        return "numbers of another type than those of other files"
-    if task.through_hdf5 or (task.offset is not None and task.offset < 0):
-        return "a chunk that only the HDF5 library can read"
-    if task.inline is not None:
-        return "data among the metadata"
-    return "a chunk without bytes" if task.offset is None or task.size <= 0 else None
+    obstacles = (
+        (typed and "packing.dtype" not in features, "unpacking in a type of its own"),
+        (rounded and "moments.rest" not in features, "the component 'moments', whose mean the server rounds"),
+        (template.value_dtype is not None, "numbers of another type than those of other files"),
+        (task.through_hdf5 or (task.offset is not None and task.offset < 0), "a chunk that only the HDF5 library can read"),
+        (task.inline is not None, "data among the metadata"),
+        (task.offset is None or task.size <= 0, "a chunk without bytes"),
+    )
+    return next((reason for stands, reason in obstacles if stands), None)
 
 
 def tasks_to_json(tasks: Sequence[ChunkTask]) -> dict[str, object]:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from activestore.core.packing import Packing, unpacked_dtype
+from activestore.core.reductions import with_carry
 from activestore.core.selection import region_shape
 from activestore.core.task import Array, ChunkPartial, ChunkTask, Component, State, TaskTemplate
 from activestore.errors import BackendError, WireError
@@ -75,11 +76,12 @@ def _states(
     """Return each component's name, and the types of the arrays that are its state."""
     with np.errstate(all="ignore"):
         value = unpacked_dtype(np.dtype(dtype), packing)
+    total = np.dtype(accumulator)
     kinds = {
-        "sum": (np.dtype(accumulator),),
+        "sum": (total, np.dtype("i8")) if total.kind != "f" and value.itemsize == 8 else (total,),
         "min": (value,),
         "max": (value,),
-        "moments": (np.dtype("f8"), np.dtype("f8")),
+        "moments": (np.dtype("f8"), np.dtype("f8"), np.dtype("f8")),
         "any": (np.dtype(bool),),
         "all": (np.dtype(bool),),
         "argmin": (value, np.dtype("i8")),
@@ -130,7 +132,7 @@ def partial_to_bytes(partial: ChunkPartial) -> bytes:
     arrays = [count]
     said = []
     for name, state in partial.states.items():
-        found = [np.asarray(array) for array in state]
+        found = [np.asarray(array) for array in (state if name != "sum" else _shortened_sum(state))]
         arrays += found
         said.append((name, *[(array.dtype.str, array.shape) for array in found]))
     header = f'{{"sequence":{partial.sequence},{_header((count.dtype.str, count.shape), tuple(said))}'.encode()
@@ -150,6 +152,11 @@ def _shortened(count: npt.NDArray[Any]) -> npt.NDArray[Any]:
         most, least = int(count.max()), int(count.min())
     kind = _count_dtype(most)
     return np.array(most, kind) if least == most else count.astype(kind)
+
+
+def _shortened_sum(state: State) -> State:
+    """Return the state of a sum without how many times 2**64 are to be added where that is 0 throughout, as it mostly is."""
+    return state[:1] if len(state) > 1 and not state[1].any() else state
 
 
 @lru_cache(maxsize=256)
@@ -226,6 +233,8 @@ class _Form:
     """The type of its counts."""
     cells: int
     """How many counts it has: one for all, or one for each cell."""
+    carried: bool
+    """Whether sums of integers come with how many times 2**64 are to be added to them."""
     nbytes: int
     """Bytes of all numbers."""
 
@@ -254,15 +263,16 @@ def _form(header: dict[str, Any], layout: _Layout, task: ChunkTask) -> _Form:
     states, given, shape = header.get("states"), header.get("count"), list(layout.kept)
     if header.keys() != {"count", "states"} or not isinstance(states, dict):
         raise WireError(f"the header of task {task.sequence} lacks something, or has too much")
-    wanted = [(name, [[_little(kind).str, shape] for kind in kinds]) for name, kinds in layout.states]
-    if list(states.items()) != wanted:
+    carried = isinstance(states.get("sum"), list) and len(states["sum"]) > 1
+    kept = [(name, kinds if carried or name != "sum" else kinds[:1]) for name, kinds in layout.states]
+    if list(states.items()) != [(name, [[_little(kind).str, shape] for kind in kinds]) for name, kinds in kept]:
         raise WireError(f"the states of task {task.sequence} are not those that were asked for")
     kinds = {_little(kind).str: kind for kind in _COUNTS}
     if not isinstance(given, list) or len(given) != 2 or str(given[0]) not in kinds or given[1] not in ([], shape):
         raise WireError(f"the counts of task {task.sequence} are not those that were asked for")
     count, cells = kinds[str(given[0])], math.prod(layout.kept) if given[1] else 1
-    width = sum(kind.itemsize for _, kinds in layout.states for kind in kinds)
-    return _Form(layout, count, cells, cells * count.itemsize + math.prod(layout.kept) * width)
+    width = sum(kind.itemsize for _, kinds in kept for kind in kinds)
+    return _Form(layout, count, cells, carried, cells * count.itemsize + math.prod(layout.kept) * width)
 
 
 def _partial(body: bytes, start: int, nbytes: int, form: _Form, task: ChunkTask, of_header: int) -> ChunkPartial:
@@ -282,11 +292,11 @@ def _partial(body: bytes, start: int, nbytes: int, form: _Form, task: ChunkTask,
     states: dict[str, State] = {}
     at, size = start + form.cells * form.count.itemsize, math.prod(layout.kept)
     for name, kinds in layout.states:
-        state = []
-        for kind in kinds:
-            state.append(_native(body, kind, size, at).reshape(layout.kept))
+        state: State = ()
+        for kind in kinds if form.carried or name != "sum" else kinds[:1]:
+            state = (*state, _native(body, kind, size, at).reshape(layout.kept))
             at += size * kind.itemsize
-        states[name] = tuple(state)
+        states[name] = state if len(state) == len(kinds) else with_carry(state)
         if name in _LIMITED:
             _check(name, states[name][-1], counted, task)
     return ChunkPartial(task.sequence, states, counted, _LENGTHS.size + of_header + nbytes)

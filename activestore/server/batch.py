@@ -14,7 +14,7 @@ from activestore.core.packing import unpacked_dtype
 from activestore.core.selection import region_shape
 from activestore.core.task import ChunkTask
 from activestore.core.wire import answer_bytes, failure_to_bytes, numbers_bytes, partial_to_bytes, tasks_from_json
-from activestore.errors import ActivestoreError, CorruptChunkError, SumOverflowError, UnsupportedError, WireError
+from activestore.errors import ActivestoreError, CorruptChunkError, UnsupportedError, WireError
 from activestore.server.failures import RequestError
 from activestore.server.json_slices import loads
 from activestore.server.place import Login, Place
@@ -179,14 +179,13 @@ def computed(tasks: Sequence[ChunkTask], raw: Sequence[bytes]) -> bytes:
 _KINDS: tuple[tuple[type[ActivestoreError], str], ...] = (
     (CorruptChunkError, "corrupt"),
     (UnsupportedError, "unsupported"),
-    (SumOverflowError, "overflow"),
 )
 
 
 def _frame(task: ChunkTask, raw: list[bytes]) -> bytes:
     try:
         return partial_to_bytes(reduce_stored(raw, task))
-    except (CorruptChunkError, UnsupportedError, SumOverflowError) as error:
+    except (CorruptChunkError, UnsupportedError) as error:
         kind = next(kind for of, kind in _KINDS if isinstance(error, of))
         # Who asked knows which chunk it is, and of which file.
         return failure_to_bytes(task.sequence, kind, str(error).removeprefix(f"{task.describe()}: "))

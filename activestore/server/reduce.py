@@ -229,7 +229,7 @@ def _numbers(request: ReduceRequest, partial: ChunkPartial, count: npt.NDArray[n
     dtype = np.dtype(request.dtype)
     if not partial.states:
         return np.full(count.shape, _identity(request.operation, dtype), dtype)
-    (state,) = partial.states[request.operation]
+    state = find_reduction(request.operation).finalize(partial.states, count)
     if dtype.kind != "f" and state.size:
         limits = np.iinfo(dtype)
         if state.max() > limits.max or state.min() < limits.min:

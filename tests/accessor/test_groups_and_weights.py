@@ -604,3 +604,39 @@ def test_windows_that_are_refused(tmp_path, options):
     for door in (lazy.v.active, lazy.active):
         with pytest.raises(SelectionError, match=r"coarsen: (side|boundary) is one of '.*', not '(zz|middle)'"):
             door.coarsen(x=2, **{"boundary": "trim", **options})
+
+
+@pytest.mark.parametrize(("mean", "std"), [(1e9, 1e-3), (273.15, 1e-6), (0, 1)])
+@pytest.mark.parametrize("dim", [None, "x", "y"])
+def test_weighted_variances_of_small_chunks_far_from_zero(mean, std, dim, tmp_path):
+    values = mean + np.random.default_rng(0).standard_normal((12, 500)) * std
+    encoding = {"v": {"chunksizes": (2, 7)}}
+    xr.Dataset({"v": (("y", "x"), values)}).to_netcdf(tmp_path / "a.nc", engine="h5netcdf", encoding=encoding)
+    lazy = xr.open_dataset(tmp_path / "a.nc", engine="activestore", cache=False).v
+    weights = np.random.default_rng(1).uniform(0.5, 2, 12)
+    wide, share = values.astype(np.longdouble) - values[0, 0], weights.astype(np.longdouble)[:, None]
+    axis = {None: (0, 1), "y": 0, "x": 1}[dim]
+    total = np.broadcast_to(share, values.shape).sum(axis, keepdims=True)
+    off = wide - (wide * share).sum(axis, keepdims=True) / total
+    wanted = ((off**2 * share).sum(axis, keepdims=True) / total).squeeze().astype("f8")
+    found = lazy.active.weighted(xr.DataArray(weights, dims="y"))
+    np.testing.assert_allclose(found.var(dim), wanted, rtol=1e-13)
+    np.testing.assert_allclose(found.std(dim), np.sqrt(wanted), rtol=1e-13)
+    everywhere = lazy.active.weighted(xr.DataArray(np.broadcast_to(weights[:, None], values.shape), dims=("y", "x")))
+    np.testing.assert_allclose(everywhere.var(dim), wanted, rtol=1e-13)
+
+
+def test_weighted_sums_of_integers_that_leave_64_bits_on_their_way(tmp_path):
+    most = 2**63 - 1
+    numbers = np.array([[most, 1, 1], [most, 0, 0], [-most, -1, -5]])
+    encoding = {"v": {"chunksizes": (1, 1)}}
+    xr.Dataset({"v": (("y", "x"), numbers)}).to_netcdf(tmp_path / "a.nc", engine="h5netcdf", encoding=encoding)
+    lazy = xr.open_dataset(tmp_path / "a.nc", engine="activestore", cache=False).v
+    assert lazy.active.weighted(xr.DataArray([0, 1, 0], dims="y")).sum() == most
+    assert lazy.active.weighted(xr.DataArray([1, 0, 1], dims="y")).sum() == -4
+    assert lazy.active.weighted(xr.DataArray([1, -1, -1], dims="y")).sum("y").values.tolist() == [most, 2, 6]
+    assert lazy.active.weighted(xr.DataArray([1.0, 1.0, 0.0], dims="y")).mean() == pytest.approx(most / 3)
+    with pytest.raises(SumOverflowError, match="does not fit into"):
+        lazy.active.weighted(xr.DataArray([1, 1, 0], dims="y")).sum()
+    with pytest.raises(SumOverflowError, match="does not fit into"):
+        lazy.active.weighted(xr.DataArray([1, 0, 0], dims="y")).sum()

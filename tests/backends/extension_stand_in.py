@@ -18,7 +18,7 @@ from activestore.core.reductions import COMPONENTS
 from activestore.core.task import ChunkTask
 from activestore.core.wire import FEATURES, failure_to_bytes, partial_to_bytes, tasks_from_json
 from activestore.core.wire_template import DTYPES
-from activestore.errors import CorruptChunkError, SumOverflowError, UnsupportedError, WireError
+from activestore.errors import CorruptChunkError, UnsupportedError, WireError
 from activestore.source import LocalSource
 
 Answer = tuple[int, Mapping[str, str], bytes] | None
@@ -70,8 +70,6 @@ def _frame(backend: PosixBackend, task: ChunkTask) -> bytes:
         return failure_to_bytes(task.sequence, "corrupt", str(failure))
     except UnsupportedError as failure:
         return failure_to_bytes(task.sequence, "unsupported", str(failure))
-    except SumOverflowError as failure:
-        return failure_to_bytes(task.sequence, "overflow", str(failure))
 
 
 @dataclass

@@ -221,6 +221,13 @@ class TestTheSameBits:
     def test_sums_that_overflow(self, path: Path, server: ExtensionStandIn) -> None:
         with pytest.raises(SumOverflowError):
             there(path, "large", server).sum()
+        with pytest.raises(SumOverflowError):
+            there(path, "large", server, fallback="error").sum()
+
+    def test_an_older_server_that_cannot_tell_a_sum_beyond_64_bits(self, path: Path, server: ExtensionStandIn) -> None:
+        server.spoil = lambda frames: b"".join(failure_to_bytes(i, "overflow", "too large") for i in range(len(frames)))
+        with pytest.warns(FallbackWarning, match="a sum that does not fit into 64 bits"), pytest.raises(SumOverflowError):
+            there(path, "large", server).sum()
         with pytest.raises(BackendError, match="does not fit into 64 bits"):
             there(path, "large", server, fallback="error").sum()
 

@@ -93,7 +93,7 @@ def test_sums_and_moments_of_parts_combine(parts: list[np.ndarray]) -> None:
     whole = np.concatenate(parts)
     whole = whole[whole != GAP].astype("f8")
     (total,), count = in_parts(SUM, parts)
-    (mean, squares), _ = in_parts(MOMENTS, parts)
+    (mean, squares, _), _ = in_parts(MOMENTS, parts)
     if not count[0]:
         return
     with np.errstate(all="ignore"):
@@ -107,19 +107,30 @@ def test_sums_and_moments_of_parts_combine(parts: list[np.ndarray]) -> None:
             )
 
 
-def test_a_variance_far_from_zero_keeps_its_digits() -> None:
-    numbers = 1e9 + np.arange(1000) % 7
-    (_, squares), _ = in_parts(MOMENTS, list(np.split(numbers, 10)))
-    # The parts' means are rounded to 1e-7: their differences count as much, the deviations inside a part do not.
-    assert squares[0] / 1000 == pytest.approx((np.arange(1000) % 7).var(), rel=1e-8)
-    (_, squares), _ = in_parts(MOMENTS, [numbers])
-    assert squares[0] / 1000 == pytest.approx((np.arange(1000) % 7).var(), rel=1e-12)
+@pytest.mark.parametrize(
+    ("mean", "std"), [(1e9, 1e-3), (-1e9, 1e-4), (1e6, 1e-3), (273.15, 1e-6), (0, 1), (1e15, 3), (1e160, 1e140)]
+)
+@pytest.mark.parametrize("size", [1, 7, 100, 1000])
+def test_a_variance_keeps_its_digits_however_far_from_zero_and_in_how_many_parts(mean: float, std: float, size: int) -> None:
+    numbers = mean + np.random.default_rng(0).standard_normal(3000) * std
+    (_, squares, _), count = in_parts(MOMENTS, np.split(numbers, range(size, 3000, size)))
+    wide = numbers.astype(np.longdouble) - np.longdouble(numbers[0])
+    wanted = float(((wide - wide.mean()) ** 2).mean())
+    assert squares[0] / count[0] == pytest.approx(wanted, rel=3e-14, abs=0)
 
 
 def test_single_precision_is_summed_in_double() -> None:
     numbers = np.full(1 << 20, 0.1, "f4")
     (total,), _ = in_parts(SUM, [numbers])
     assert total[0] == pytest.approx(numbers.astype("f8").sum(), rel=1e-15)
+
+
+def summed(parts: list[np.ndarray], dtype: str) -> int:
+    """Return the sum of the parts, as the reduction gives it."""
+    state, count = in_parts(SUM, parts, accumulator=dtype)
+    (total,) = REDUCTIONS["sum"].finalize({"sum": state}, count)
+    assert total.dtype == dtype
+    return int(total)
 
 
 @pytest.mark.parametrize(
@@ -130,31 +141,32 @@ def test_single_precision_is_summed_in_double() -> None:
         ("i8", [[-(2**63)], [-1]]),
         ("i8", [[-(2**62)] * 3]),
         ("i8", [[2**62] * 4]),
+        ("i8", [[2**62] * 4, [2**62] * 4, [-1]]),
         ("u8", [[2**64 - 1], [1]]),
         ("u8", [[2**64 - 1, 2]]),
         ("u8", [[2**63, 2**63]]),
+        ("u8", [[2**63], [2**63], [2**63], [2**63]]),
     ],
 )
 def test_a_sum_that_64_bits_cannot_hold_is_an_error(dtype: str, parts: list[list[int]]) -> None:
     with pytest.raises(SumOverflowError, match="does not fit into 64 bits; ask for the mean"):
-        in_parts(SUM, [np.array(part, dtype) for part in parts], accumulator=dtype)
+        summed([np.array(part, dtype) for part in parts], dtype)
 
 
-@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=8), st.integers(1, 4))
-def test_integer_sums_are_exact_or_an_error(numbers: list[int], size: int) -> None:
-    numbers = [number for number in numbers if number != GAP] or [0]
-    parts = [np.array(numbers[i : i + size], "i8") for i in range(0, len(numbers), size)]
-    try:
-        (total,), _ = in_parts(SUM, parts, accumulator="i8")
-    except SumOverflowError:
-        assert sum(abs(number) for number in numbers) > 2**63 - 1
+@given(numbers=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=8), size=st.integers(1, 4))
+@pytest.mark.parametrize("dtype", ["i8", "u8"])
+def test_integer_sums_are_exact_or_do_not_fit(dtype: str, numbers: list[int], size: int) -> None:
+    numbers = [number if dtype == "i8" else number + 2**63 for number in numbers if number != GAP] or [0]
+    parts = [np.array(numbers[i : i + size], dtype) for i in range(0, len(numbers), size)]
+    limits = np.iinfo(dtype)
+    if limits.min <= sum(numbers) <= limits.max:
+        assert summed(parts, dtype) == sum(numbers)
     else:
-        assert int(total[0]) == sum(numbers)
-
-
-def test_a_sum_that_fits_is_exact_though_its_terms_are_large(tmp_path: Any) -> None:
-    (total,), _ = in_parts(SUM, [np.array([2**63 - 1, -(2**63), 2**62], "i8")], accumulator="i8")
-    assert int(total[0]) == 2**62 - 1
+        with pytest.raises(SumOverflowError):
+            summed(parts, dtype)
+    state, count = in_parts(SUM, parts, accumulator=dtype)
+    # The mean is a float: it fits, whether the sum does or not.
+    assert REDUCTIONS["mean"].finalize({"sum": state}, count)[0] == pytest.approx(sum(numbers) / len(numbers), rel=1e-15)
 
 
 def test_a_range_that_64_bits_cannot_hold_is_an_error() -> None:
@@ -175,7 +187,7 @@ def test_a_negative_scale_mirrors_only_what_can_be_unpacked_afterwards() -> None
 
 
 def test_degrees_of_freedom() -> None:
-    states = {"moments": (np.array([2.0]), np.array([6.0]))}
+    states = {"moments": (np.array([2.0]), np.array([6.0]), np.array([0.0]))}
     assert variance(1).finalize(states, np.array([4])) == 2
     assert variance(1, name="std").finalize(states, np.array([4])) == math.sqrt(2)
     assert np.isnan(variance(4).finalize(states, np.array([4])))
@@ -223,13 +235,14 @@ def test_sums_of_integers_near_their_limits_are_exact_or_an_error(dtype):
         fits = expected.max() <= info.max and expected.min() >= info.min
         seen.add(fits)
         cells = ChunkValues(values, None, (0,), np.full((1, shape[1]), shape[0]), dtype, (), ())
+        total, carry = SUM.chunk(cells)
+        assert total.dtype == dtype
+        assert (total.astype(object) + carry.astype(object) * 2**64 == expected).all()
         if fits:
-            (found,) = REDUCTIONS["sum"].components[0].chunk(cells)
-            assert found.dtype == dtype
-            assert (found.astype(object) == expected).all()
+            assert (REDUCTIONS["sum"].finalize({"sum": (total, carry)}, cells.count).astype(object) == expected).all()
         else:
             with pytest.raises(SumOverflowError):
-                REDUCTIONS["sum"].components[0].chunk(cells)
+                REDUCTIONS["sum"].finalize({"sum": (total, carry)}, cells.count)
     assert seen == {True, False}
 
 
