@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from activestore.core.joined import JoinedPlan
 from activestore.core.plan import Plan
@@ -91,8 +92,32 @@ def _indented(report: Report) -> list[str]:
     return [f"  {line}" for line in str(report).splitlines()]
 
 
+_MOST_SHOWN = 6
+"""Numbers of an array that are all shown; of a larger one, the first and the last two along each dimension are."""
+
+
 def _shown(value: Any) -> str:  # Any: a number or an array
     if np.ndim(value) == 0:
         return str(value)
-    text = np.array2string(value, threshold=6, edgeitems=2, separator=", ").replace("\n", " ")
-    return f"{np.shape(value)} {value.dtype} {text}"
+    array = np.asanyarray(value)
+    text = np.array2string(
+        _texts(array) if np.ma.is_masked(array) else np.asarray(array),
+        threshold=_MOST_SHOWN if array.size <= _MOST_SHOWN else 0,
+        edgeitems=2,
+        separator=", ",
+        formatter={"object": str},
+    ).replace("\n", " ")
+    return f"{array.shape} {array.dtype} {text}"
+
+
+def _texts(array: np.ma.MaskedArray[Any, Any]) -> npt.NDArray[np.object_]:
+    """Return what numbers look like, masked ones as NumPy shows them; of long dimensions only a few, but more than are shown."""
+    # NumPy formats masked arrays as if they were not.
+    for axis, length in enumerate(array.shape if array.size > _MOST_SHOWN else ()):
+        if length > 5:
+            array = array[(slice(None),) * axis + ([0, 1, 2, length - 2, length - 1],)]
+    pairs = zip(array.data.reshape(-1), np.ma.getmaskarray(array).reshape(-1).tolist(), strict=True)
+    texts = ["--" if masked else np.array2string(np.asarray(number)) for number, masked in pairs]
+    found = np.empty(len(texts), object)
+    found[:] = texts
+    return found.reshape(array.shape)
