@@ -333,7 +333,8 @@ class Active(NamedReductions):
     @property
     def attrs(self) -> Mapping[str, object]:
         """The variable's attributes; read-only."""
-        return MappingProxyType(dict(self._variable.attrs))
+        attrs = self._variable.attrs.items()
+        return MappingProxyType({name: value.copy() if isinstance(value, np.ndarray) else value for name, value in attrs})
 
     def plan(
         self,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from activestore.core.joined import JoinedPlan
 from activestore.core.plan import Plan
-from activestore.core.reductions import SUM, Reduction, unpack_states, with_carry
+from activestore.core.reductions import SUM, Reduction, finalized, unpack_states, with_carry
 from activestore.core.task import Array, ChunkPartial, ChunkTask, Component, State
 from activestore.errors import BackendError
 
@@ -136,7 +136,7 @@ class Aggregator:
         # A user's own reduction says what its states are only where there are chunks.
         if all(component.name in states for component in reduction.components):
             with np.errstate(all="ignore"):
-                array = np.asarray(reduction.finalize(states, self._count))
+                array = finalized(reduction, states, self._count)
         array = np.squeeze(array.reshape(self._shape), axis=drop)
         if reduction.name == "count":
             return _scalar(array)

@@ -29,6 +29,7 @@ __all__ = [
     "SPREAD",
     "WRAPPED",
     "Reduction",
+    "finalized",
     "find_reduction",
     "is_known",
     "states_as",
@@ -75,6 +76,8 @@ class Reduction:
     ) -> Reduction:
         """Return a reduction made of the user's own three functions, which run where the local backend runs.
 
+        What they get is theirs: they may write to it, and nothing else changes.
+
         Parameters:
             name: What results call it.
             chunk: Takes the values of one chunk (a masked array, unpacked) and the axes to be reduced; gives the state:
@@ -93,16 +96,17 @@ class Reduction:
 
 
 def _custom_chunk(function: Callable[..., Any], cells: ChunkValues) -> State:  # Any: the user's own state
-    invalid = np.ma.nomask if cells.invalid is None else cells.invalid
-    state = function(np.ma.MaskedArray(cells.values, mask=invalid), cells.axes)
+    # A copy, as other reductions of the same pass see the same numbers.
+    invalid = np.ma.nomask if cells.invalid is None else cells.invalid.copy()
+    state = function(np.ma.MaskedArray(cells.values.copy(), mask=invalid), cells.axes)
     parts = state if isinstance(state, tuple) else (state,)
     return tuple(np.ma.getdata(part).reshape(cells.count.shape) for part in parts)
 
 
 def _custom_combine(function: Callable[..., Any], a: State, b: State, na: Counts, nb: Counts) -> State:
-    left, right = (a[0], b[0]) if len(a) == 1 else (a, b)
+    left, right = (tuple(part.copy() for part in state) for state in (a, b))
     with np.errstate(all="ignore"):
-        joined = function(left, right)
+        joined = function(left[0], right[0]) if len(a) == 1 else function(left, right)
     parts = joined if isinstance(joined, tuple) else (joined,)
     return tuple(np.where(na == 0, y, np.where(nb == 0, x, both)) for x, y, both in zip(a, b, parts, strict=True))
 
@@ -372,6 +376,19 @@ def _variance(ddof: float, states: Mapping[str, State], count: Counts) -> Array:
 
 def _deviation(ddof: float, states: Mapping[str, State], count: Counts) -> Array:
     return np.asarray(np.sqrt(_variance(ddof, states, count)))
+
+
+_FINALIZERS: tuple[object, ...] = (_sum, _only, _count, _rough, _mean, _ptp, _variance, _deviation)
+
+
+def finalized(reduction: Reduction, states: Mapping[str, State], count: Counts) -> Array:
+    """Return what a reduction makes of states; a function that is not one of these here gets copies, which it may write to."""
+    function = getattr(reduction.finalize, "func", reduction.finalize)
+    if all(function is not one for one in _FINALIZERS):
+        names = [component.name for component in reduction.components]
+        states = {name: tuple(part.copy() for part in states[name]) for name in names}
+        count = count.copy()
+    return np.asarray(reduction.finalize(states, count))
 
 
 def variance(ddof: float = 0, *, name: str = "var") -> Reduction:

@@ -1,8 +1,10 @@
 """Components and reductions, each alone: parts that combine give what the whole gives."""
 
 import math
+from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given
@@ -259,3 +261,83 @@ def test_positions_along_a_long_dimension_take_no_more_room_than_the_chunk():
     finally:
         tracemalloc.stop()
     assert place.tolist() == [start + 1998]
+
+
+def _writes(values: np.ma.MaskedArray, axis: tuple[int, ...]) -> Any:
+    values -= 273.15
+    values[values < 0] = np.ma.masked
+    return values.sum(axis=axis, keepdims=True).filled(0), values.count(axis=axis, keepdims=True)
+
+
+def _adds_in_place(a: Any, b: Any) -> Any:
+    for left, right in zip(a, b, strict=True):
+        left += right
+        right[...] = -1
+    return a
+
+
+def _divides_in_place(state: Any, count: Any) -> Any:
+    state[0][...] = state[0] / np.maximum(state[1], 1)
+    count[...] = 0
+    return state[0]
+
+
+@pytest.mark.parametrize("chunks", [(5, 4), (12, 10)])
+@pytest.mark.parametrize("packing", [{}, {"scale_factor": np.float64(0.5)}])
+@pytest.mark.parametrize("axis", [None, 0, (), "groups"])
+def test_what_functions_of_ones_own_get_is_theirs_to_write_to(
+    chunks: tuple[int, int], packing: dict[str, Any], axis: Any, tmp_path: Path
+) -> None:
+    numbers = np.random.default_rng(0).normal(560 if packing else 280, 10, (12, 10))
+    numbers[2, 3] = numbers[7] = np.nan
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, options in {"stored": {}, "deflated": {"compression": "gzip"}}.items():
+            file.create_dataset(name, data=numbers, chunks=chunks, **options).attrs.update(packing)
+    own = Reduction.from_functions("sum", chunk=_writes, combine=_adds_in_place, finalize=_divides_in_place)
+    others = ("mean", "min", "std", "argmax", "count") if axis != "groups" else ("mean", "min", "std", "count")
+    options = {"axis": axis} if axis != "groups" else {"axis": 0, "by": {0: np.arange(12) % 3}}
+    for name in ("stored", "deflated"):
+        active = Active(tmp_path / "a.h5", name)
+        alone, beside = active.run(others, **options), active.run((own, *others), **options)
+        values = np.ma.masked_invalid(numbers * packing.get("scale_factor", 1)) - 273.15
+        for other in others:
+            assert np.array_equal(np.ma.filled(beside.values[other], -1), np.ma.filled(alone.values[other], -1)), other
+        assert np.array_equal(beside.count, alone.count)
+        if axis in (None, 0):
+            wanted = np.ma.masked_less(values, 0).mean(axis=axis)
+            np.testing.assert_allclose(beside.values["sum"], wanted, rtol=1e-12)
+
+
+def test_a_result_of_states_of_ours_may_be_written_to() -> None:
+    def halved(states: Any, count: Any) -> Any:
+        states["sum"][0][...] /= 2
+        count[...] = 7
+        return states["sum"][0]
+
+    half = Reduction("half", REDUCTIONS["sum"].components, halved)
+    tas = Active("docs/tas.nc", "tas")
+    for names in ((half, "mean", "sum"), ("mean", "sum", half)):
+        together = tas.run(names, axis="time")
+        for name in ("mean", "sum"):
+            assert np.ma.allequal(together.values[name], tas.reduce(name, axis="time"))
+        assert np.ma.allequal(together.values["half"], together.values["sum"] / 2)
+        assert np.array_equal(together.count, tas.run("count", axis="time").count)
+
+
+def test_a_reduction_of_ones_own_may_have_the_name_of_one_of_ours() -> None:
+    own = Reduction.from_functions(
+        "sum",
+        chunk=lambda values, axis: values.count(axis=axis, keepdims=True),
+        combine=np.add,
+        finalize=lambda state, _: state,
+    )
+    tas = Active("docs/tas.nc", "tas")
+    assert tas.reduce((own, "mean")) == {"sum": tas.count(), "mean": tas.mean()}
+
+
+def test_attributes_that_are_written_to_stay_as_they_are(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=np.arange(3)).attrs["flags"] = np.array([1, 2, 3])
+    active = Active(tmp_path / "a.h5", "x")
+    active.attrs["flags"][...] = 0
+    assert active.attrs["flags"].tolist() == [1, 2, 3]
