@@ -111,7 +111,7 @@ def _shown(value: Any) -> str:  # Any: a number or an array
 
 
 def _texts(array: np.ma.MaskedArray[Any, Any]) -> npt.NDArray[np.object_]:
-    """Return what numbers look like, masked ones as NumPy shows them; of long dimensions only a few, but more than are shown."""
+    """Return what numbers look like, masked ones as NumPy shows them; of long dimensions only some, more than are shown."""
     # NumPy formats masked arrays as if they were not.
     for axis, length in enumerate(array.shape if array.size > _MOST_SHOWN else ()):
         if length > 5:

@@ -271,7 +271,7 @@ def _writes(values: np.ma.MaskedArray, axis: tuple[int, ...]) -> Any:
 
 def _adds_in_place(a: Any, b: Any) -> Any:
     for left, right in zip(a, b, strict=True):
-        left += right
+        np.add(left, right, out=left)
         right[...] = -1
     return a
 
