@@ -268,5 +268,7 @@ def _iterated_table(
         columns[np.any(first + np.array(chunk_shape) > np.array(bare), axis=1), 2] = EVERY_FILTER
     index = np.ravel_multi_index(tuple(cells.T), grid).astype(np.int64) if len(cells) else np.zeros(0, np.int64)
     order = np.argsort(index, kind="stable")
+    if np.any(index[order][1:] == index[order][:-1]):
+        raise ValueError("the chunk index holds a chunk twice")
     offset, size, mask = (np.ascontiguousarray(columns[order, i]) for i in range(3))
     return ChunkTable(grid, index[order], offset, size, mask.astype(np.uint32))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,13 @@ import numpy.typing as npt
 from activestore.core.variable import ChunkTable, ReadableSource, grid_shape, unwritten_table
 from activestore.errors import SourceError
 
-__all__ = ["UNDEFINED", "BTree", "ChunkLayout", "read_btree", "read_layout"]
+__all__ = ["UNDEFINED", "BTree", "ChunkLayout", "read_layout"]
 
 UNDEFINED = 0xFFFFFFFFFFFFFFFF
 """The address of what is nowhere."""
-_HEADER = 24
+_HEADER, _ADDRESS = 24, 8
+_SIZE, _MASK = np.uint64(0xFFFFFFFF), np.uint64(32)
+"""Which bits of an entry's first 8 bytes are the size of a chunk, and behind how many of them its filter mask is."""
 _ENTRIES = 64
 """Children of a node with the library's default of K = 32; a node with more is read again."""
 _BATCH = 2048
@@ -115,146 +118,222 @@ def _messages_v2(source: ReadableSource, position: int, start: bytes, base: int)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BTree:
-    """The chunk index of one variable, before it is read; the fields are the parameters of `read_btree`."""
+    """The chunk index of one variable, before it is read."""
 
     root: int
+    """Address of the root node; the "undefined" address means that nothing was ever written."""
     base: int
+    """Bytes of the user block."""
     extent: tuple[int, ...]
+    """Lengths of the dataset; chunks outside it are left out."""
+    limits: tuple[int, ...]
+    """Lengths that the dataset can grow to."""
     shape: tuple[int, ...]
+    """Lengths of the variable, whose grid the table is for."""
     chunk_shape: tuple[int, ...]
+    """Lengths of a chunk."""
+    itemsize: int
+    """Bytes of a number."""
 
     def read(self, source: ReadableSource, wanted: npt.NDArray[np.int64] | None) -> ChunkTable:
-        """Return the table of the chunks `wanted`; of all for None.
+        """Return the chunk table that it holds.
+
+        All that it says is checked: what the HDF5 library refuses, and what would lead its search past a chunk.
+
+        Parameters:
+            source: The file.
+            wanted: Positions in the grid, ascending, of the chunks that count: only branches that can hold them are read.
+                None for all.
 
         Raises:
             SourceError: The index is damaged.
         """
-        return read_btree(
-            source,
-            self.root,
-            base=self.base,
-            extent=self.extent,
-            shape=self.shape,
-            chunk_shape=self.chunk_shape,
-            wanted=wanted,
-        )
+        if self.root == UNDEFINED:
+            table = unwritten_table(grid_shape(self.shape, self.chunk_shape))
+        else:
+            table = self._table(self._leaves(source, wanted), source)
+        return table if wanted is None else dataclasses.replace(table, partial=True)
+
+    def _leaves(self, source: ReadableSource, wanted: npt.NDArray[np.int64] | None) -> _Children:
+        """Return the children of all leaf nodes that count: the chunks."""
+        level, depth = _root(self.root + self.base, len(self.shape) + 1), None
+        while True:
+            parts = []
+            for start in range(0, len(level.address), _BATCH):
+                depth, children = self._children(source, level.part(slice(start, start + _BATCH)), depth)
+                parts.append(children.part(self._branches(children, wanted)) if depth else children)
+            level = _joined(parts)
+            if not depth or not len(level.address):
+                return level
+            depth -= 1
+            if len(level.address) * _HEADER > source.size:
+                raise _damaged(source, "it names more nodes than the file can hold")
+
+    def _children(self, source: ReadableSource, parents: _Children, depth: int | None) -> tuple[int, _Children]:
+        """Return the level of some nodes, and their children.
+
+        Raises:
+            SourceError: They are no nodes, or contradict themselves or those above.
+        """
+        depth, used, entries, behind = _read_nodes(source, parents.address, len(self.shape) + 3, depth)
+        keys, last = self._keys(source, entries), self._keys(source, behind)
+        own = used > 0
+        starts, ends = (np.cumsum(used) - used)[own], (np.cumsum(used) - 1)[own]
+        ascending = _before(keys[:, :-1], keys[:, 1:])
+        ascending[ends[:-1]] = True
+        if not (ascending.all() and _before(keys[:, ends], last[:, own]).all()):
+            raise _damaged(source, "its chunks are not in order")
+        child, size, file_end = entries[-1], entries[0] & _SIZE, source.size - self.base
+        if np.any(child > file_end) or (depth == 0 and np.any(child + size > file_end)):
+            raise _damaged(source, "it points behind the end of the file")
+        # Each node has one key more than children; what follows that is a child where a node has more than it counts.
+        more = (behind[0] & _SIZE > 0) & (last[-1] == 0) & (behind[-1] > 0) & (behind[-1] < file_end)
+        if np.any(more & _before(last, parents.end)):
+            raise _damaged(source, "a node has more children than it counts")
+        first, end = keys, keys
+        if depth:
+            following = np.append(keys[:, 1:], last[:, -1:], axis=1)
+            following[:, ends] = last[:, own]
+            first = _later(keys, np.repeat(parents.first, used, axis=1))
+            end = _earlier(following, np.repeat(parents.end, used, axis=1))
+        elif np.any(_before(keys[:, starts], parents.first[:, own]) | ~_before(keys[:, ends], parents.end[:, own])):
+            raise _damaged(source, "it has a chunk where the HDF5 library does not look for it")
+        return depth, _Children(child.astype(np.int64) + self.base, size.astype(np.int64), entries[0] >> _MASK, first, end)
+
+    def _keys(self, source: ReadableSource, entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """Return where the chunks of entries are in the grid, along each dimension."""
+        keys = np.empty_like(entries[1:-1])
+        for own, start, step in zip(keys, entries[1:-1], (*self.chunk_shape, self.itemsize), strict=True):
+            np.floor_divide(start, np.uint64(step), out=own)
+            if np.any(own * np.uint64(step) != start):
+                raise _damaged(source, "a chunk starts where none can")
+        return keys
+
+    def _branches(self, children: _Children, wanted: npt.NDArray[np.int64] | None) -> npt.NDArray[np.bool_]:
+        """Return which children of inner nodes can hold a wanted chunk: each has those from its first up to the next one's."""
+        every, grid = np.ones(len(children.address), bool), grid_shape(self.shape, self.chunk_shape)
+        first = children.first[:-1]
+        if wanted is None or np.any(first >= np.array(grid, np.uint64)[:, None]):
+            # What lies outside a dataset that has shrunk has no position in the grid.
+            return every
+        position = np.ravel_multi_index(tuple(first.astype(np.int64)), grid).astype(np.int64)
+        if np.any(position[1:] < position[:-1]):
+            return every
+        before = np.searchsorted(wanted, position)
+        return np.asarray(np.append(before[1:], len(wanted)) > before)
+
+    def _table(self, chunks: _Children, source: ReadableSource) -> ChunkTable:
+        """Return the table of these chunks, without those that lie outside the dataset.
+
+        Raises:
+            SourceError: They lie where it cannot grow to, or in the same bytes.
+        """
+        grid = grid_shape(self.shape, self.chunk_shape)
+        *cells, element = chunks.first
+        most = grid_shape(self.limits, self.chunk_shape)
+        if element.any() or any(np.any(cell >= end) for cell, end in zip(cells, most, strict=True)):
+            raise _damaged(source, "it has a chunk where the dataset cannot have one")
+        index, inside = np.zeros(len(chunks.address), np.int64), np.ones(len(chunks.address), bool)
+        for cell, length, stored in zip(cells, grid, grid_shape(self.extent, self.chunk_shape), strict=True):
+            inside &= cell < stored
+            index = index * length + cell.astype(np.int64)
+        if not inside.all():
+            index, chunks = index[inside], chunks.part(inside)
+        if np.any(np.sort(chunks.address)[1:] < np.sort(chunks.address + chunks.size)[:-1]):
+            raise _damaged(source, "two chunks have the same bytes")
+        return ChunkTable(grid, index, chunks.address, chunks.size, chunks.mask.astype(np.uint32))
 
 
-def read_btree(
-    source: ReadableSource,
-    root: int,
-    *,
-    base: int,
-    extent: tuple[int, ...],
-    shape: tuple[int, ...],
-    chunk_shape: tuple[int, ...],
-    wanted: npt.NDArray[np.int64] | None = None,
-) -> ChunkTable:
-    """Return the chunk table that the B-tree at `root` holds.
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Children:
+    """What nodes point to: other nodes, or chunks."""
 
-    Parameters:
-        source: The file.
-        root: Address of the root node; the "undefined" address means that nothing was ever written.
-        base: Bytes of the user block.
-        extent: Lengths of the dataset; chunks outside it are left out.
-        shape: Lengths of the variable, whose grid the table is for.
-        chunk_shape: Lengths of a chunk.
-        wanted: Positions in the grid, ascending, of the chunks that count: only branches that can hold them are read.
-            None for all.
+    address: npt.NDArray[np.int64]
+    """Where each is in the source."""
+    size: npt.NDArray[np.int64]
+    """Bytes of a chunk as stored."""
+    mask: npt.NDArray[np.uint64]
+    """Its filter mask."""
+    first: npt.NDArray[np.uint64]
+    """Where the first chunk that it can hold is in the grid, along each dimension, and a 0; of a chunk, where it is."""
+    end: npt.NDArray[np.uint64]
+    """Where the first one after that is which it cannot hold; of a chunk, where it is."""
 
-    Raises:
-        SourceError: The index is damaged.
-    """
-    columns: list[tuple[npt.NDArray[np.int64], ...]] = []
-    if root != UNDEFINED:
-        level = np.array([root + base], np.int64)
-        depth: int | None = None
-        while depth is None or depth >= 0:
-            children: list[npt.NDArray[np.int64]] = []
-            for first in range(0, len(level), _BATCH):
-                depth, rows, address = _read_nodes(source, level[first : first + _BATCH], len(shape), depth)
-                if depth:
-                    children.append(address[_branches(rows, shape, chunk_shape, wanted)] + base)
-                else:
-                    columns.append(_leaf_columns(rows, address + base, shape, extent, chunk_shape))
-            if depth == 0 or not children:
-                break
-            level = np.concatenate(children)
-            depth = (depth or 0) - 1
-            if len(level) * _HEADER > source.size:
-                raise SourceError(f"{source.uri}: the chunk index is damaged: it names more nodes than the file can hold")
-    table = _table(columns, grid_shape(shape, chunk_shape), source.uri)
-    return table if wanted is None else dataclasses.replace(table, partial=True)
+    @property
+    def columns(self) -> tuple[npt.NDArray[Any], ...]:  # Any: of several types
+        """What is known of them, one array for each."""
+        return self.address, self.size, self.mask, self.first, self.end
+
+    def part(self, rows: slice | npt.NDArray[np.bool_]) -> _Children:
+        """Return some of them."""
+        return _Children(*(column[..., rows] for column in self.columns))
 
 
-def _branches(
-    rows: npt.NDArray[np.void],
-    shape: tuple[int, ...],
-    chunk_shape: tuple[int, ...],
-    wanted: npt.NDArray[np.int64] | None,
-) -> npt.NDArray[np.bool_]:
-    """Return which children of inner nodes can hold a wanted chunk: each has the chunks from its key up to the next one's."""
-    every = np.ones(len(rows), bool)
-    starts = rows["start"][:, : len(shape)]
-    if wanted is None or np.any(starts >= np.array(shape, np.uint64)):
-        # What lies outside a dataset that has shrunk has no position in the grid.
-        return every
-    starts = starts.astype(np.int64)
-    first = np.ravel_multi_index(tuple((starts // np.array(chunk_shape)).T), grid_shape(shape, chunk_shape)).astype(np.int64)
-    if np.any(first[1:] < first[:-1]):
-        return every
-    before = np.searchsorted(wanted, first)
-    return np.asarray(np.append(before[1:], len(wanted)) > before)
+def _joined(parts: list[_Children]) -> _Children:
+    return (
+        parts[0]
+        if len(parts) == 1
+        else _Children(*(np.concatenate(columns, axis=-1) for columns in zip(*(part.columns for part in parts), strict=True)))
+    )
 
 
-def _table(columns: list[tuple[npt.NDArray[np.int64], ...]], grid: tuple[int, ...], uri: str) -> ChunkTable:
-    if not columns:
-        return unwritten_table(grid)
-    index, offset, size, masks = (np.concatenate(parts) for parts in zip(*columns, strict=True))
-    if np.any(index[1:] <= index[:-1]):
-        order = np.argsort(index, kind="stable")
-        index, offset, size, masks = index[order], offset[order], size[order], masks[order]
-        if np.any(index[1:] == index[:-1]):
-            raise SourceError(f"{uri}: the chunk index is damaged: it holds a chunk twice")
-    return ChunkTable(grid, index, offset, size, masks.astype(np.uint32))
+def _root(address: int, width: int) -> _Children:
+    """Return the root node as if something pointed to it."""
+    start = np.zeros((width, 1), np.uint64)
+    none = np.zeros(1, np.int64)
+    return _Children(none + address, none, start[0], start, start + np.uint64(UNDEFINED))
 
 
 def _read_nodes(
-    source: ReadableSource, addresses: npt.NDArray[np.int64], ndim: int, depth: int | None
-) -> tuple[int, npt.NDArray[np.void], npt.NDArray[np.int64]]:
-    """Return the level of these nodes, their keys and the addresses of their children."""
-    entry = np.dtype([("size", "<u4"), ("mask", "<u4"), ("start", "<u8", (ndim,)), ("element", "<u8"), ("child", "<u8")])
-    length = _HEADER + _ENTRIES * entry.itemsize
+    source: ReadableSource, addresses: npt.NDArray[np.int64], columns: int, depth: int | None
+) -> tuple[int, npt.NDArray[np.int64], npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """Return the level of these nodes, how many children each has, their entries, and what is behind the entries of each.
+
+    An entry has so many columns of 8 bytes: size and mask of a chunk, where it starts along each dimension, the address.
+
+    Raises:
+        SourceError: They are no nodes of one level.
+    """
+    width = 8 * columns
+    length = _HEADER + (_ENTRIES + 1) * width - _ADDRESS
     nodes = source.read_ranges([(address, length) for address in addresses.tolist()])
-    found, parts = depth, []
+    found, counts, entries, behind = depth, [], [], []
     for address, node in zip(addresses.tolist(), nodes, strict=True):
         used = int.from_bytes(node[6:8], "little")
         if node[:5] != b"TREE\x01" or len(node) < _HEADER or (found is not None and node[5] != found):
-            raise SourceError(f"{source.uri}: the chunk index is damaged: no chunk node at offset {address}")
-        found = node[5]
-        needed = _HEADER + used * entry.itemsize
+            raise _damaged(source, f"no chunk node at offset {address}")
+        # Only what nothing is left of has no children.
+        if used == 0 and (depth is not None or node[5]):
+            raise _damaged(source, f"a node without children at offset {address}")
+        found, end = node[5], _HEADER + used * width
+        needed = end + width - _ADDRESS
         whole = node if needed <= len(node) else source.read_ranges([(address, needed)])[0]
         if len(whole) < needed:
             raise SourceError(f"{source.uri}: the chunk index is cut off at offset {address}")
-        parts.append(whole[_HEADER:needed])
-    rows = np.frombuffer(b"".join(parts), entry)
-    return found or 0, rows, rows["child"].astype(np.int64)
+        counts.append(used)
+        entries.append(whole[_HEADER:end])
+        behind.append(whole[end : end + width].ljust(width, b"\0"))
+    # Column by column: NumPy takes several times longer for numbers that do not lie side by side.
+    rows, last = (np.frombuffer(b"".join(parts), "<u8").reshape(-1, columns).T.copy() for parts in (entries, behind))
+    return found or 0, np.array(counts, np.int64), rows, last
 
 
-def _leaf_columns(
-    rows: npt.NDArray[np.void],
-    address: npt.NDArray[np.int64],
-    shape: tuple[int, ...],
-    extent: tuple[int, ...],
-    chunk_shape: tuple[int, ...],
-) -> tuple[npt.NDArray[np.int64], ...]:
-    """Return position in the grid, address, size and mask of the chunks of leaf nodes."""
-    grid = grid_shape(shape, chunk_shape)
-    index = np.zeros(len(rows), np.int64)
-    inside = np.ones(len(rows), bool)
-    for dim, (cells, chunk) in enumerate(zip(grid, chunk_shape, strict=True)):
-        start = rows["start"][:, dim]
-        inside &= start < extent[dim]
-        index = index * cells + start.astype(np.int64) // chunk
-    columns = (index, address, rows["size"].astype(np.int64), rows["mask"].astype(np.int64))
-    return columns if inside.all() else tuple(column[inside] for column in columns)
+def _damaged(source: ReadableSource, why: str) -> SourceError:
+    return SourceError(f"{source.uri}: the chunk index is damaged: {why}")
+
+
+def _before(one: npt.NDArray[np.uint64], other: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Return which positions of `one`, given along each dimension, come before those of `other` in C order."""
+    found = np.zeros(one.shape[1], bool)
+    for mine, its in zip(one[::-1], other[::-1], strict=True):
+        found &= mine == its
+        found |= mine < its
+    return found
+
+
+def _later(one: npt.NDArray[np.uint64], other: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    return np.where(_before(one, other), other, one)
+
+
+def _earlier(one: npt.NDArray[np.uint64], other: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    return np.where(_before(one, other), one, other)

@@ -54,6 +54,8 @@ class Storage:
     """Stored type; of an enumeration, that of its integers."""
     extent: tuple[int, ...]
     """Lengths of the dataset, which those of its dimensions may exceed."""
+    limits: tuple[int, ...]
+    """Lengths that it can grow to; 2**64 - 1 along an unlimited dimension."""
     layout: Layout
     """How the bytes lie in the file."""
     chunk_shape: tuple[int, ...] | None
@@ -86,6 +88,7 @@ def read_storage(
         dtype: Its stored type, one of plain numbers.
         user_block: That of the file, as in `Storage`.
     """
+    space = dataset.get_space()
     plain, layout, fill = _is_as_in_numpy(number_type(dataset), dtype), _layout(creation), None
     if creation.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED:
         own = np.zeros((), dtype)
@@ -93,7 +96,8 @@ def read_storage(
         fill = own.tobytes()
     return Storage(
         dtype=dtype,
-        extent=dataset.shape,
+        extent=space.get_simple_extent_dims(),
+        limits=space.get_simple_extent_dims(True),
         layout=layout,
         chunk_shape=creation.get_chunk() if layout == "chunked" else None,
         codecs=_codecs(creation) if plain else (*_codecs(creation), _CONVERSION),
@@ -238,7 +242,15 @@ def tree_table(storage: Storage, root: int, source: ReadableSource, shape: tuple
         SourceError: The index is damaged.
     """
     chunk_shape = storage.chunk_shape or ()
-    index = BTree(root, storage.user_block or 0, storage.extent, shape, chunk_shape)
+    index = BTree(
+        root=root,
+        base=storage.user_block or 0,
+        extent=storage.extent,
+        limits=storage.limits,
+        shape=shape,
+        chunk_shape=chunk_shape,
+        itemsize=storage.dtype.itemsize,
+    )
     if source.is_remote:
         return dataclasses.replace(unwritten_table(grid_shape(shape, chunk_shape)), unread=index)
     return index.read(source, None)

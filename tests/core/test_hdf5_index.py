@@ -24,6 +24,11 @@ def path(tmp_path):
     return tmp_path / "a.h5"
 
 
+def btree(root, extent, *, shape=None, base=0, limit=2**64 - 1):
+    """Return the tree at `root` of a dataset of one dimension, in chunks of one number of two bytes."""
+    return hdf5_index.BTree(root, base, (extent,), (limit,), (shape or extent,), (1,), 2)
+
+
 def library_table(path, name="x"):
     """Return position, offset, size and filter mask of each chunk as the HDF5 library tells them."""
     found = []
@@ -156,8 +161,9 @@ def test_a_node_larger_than_usual(path):
     """A file may set how many children a node has; h5py cannot, so here is such a node."""
     node = b"TREE\x01\x00" + struct.pack("<HQQ", 600, 2**64 - 1, 2**64 - 1)
     node += b"".join(struct.pack("<IIQQQ", 8, i % 4, i, 0, 50_000 + 8 * i) for i in range(600))
-    path.write_bytes(bytes(100) + node + bytes(32))
-    table = hdf5_index.read_btree(open_source(path), 60, base=40, extent=(600,), shape=(600,), chunk_shape=(1,))
+    node += struct.pack("<IIQQ", 0, 0, 600, 0)
+    path.write_bytes(bytes(100) + node + bytes(60_000))
+    table = btree(60, 600, base=40).read(open_source(path), None)
     assert table.index.tolist() == list(range(600))
     assert table.offset.tolist() == [50_040 + 8 * i for i in range(600)]
     assert table.filter_mask.tolist() == [i % 4 for i in range(600)]
@@ -253,7 +259,7 @@ def patch(path, at, data):
 
 def read_directly(path, root):
     """Read the tree without the library in between, which may find the damage first."""
-    return hdf5_index.read_btree(open_source(path), root, base=0, extent=(200,), shape=(200,), chunk_shape=(1,))
+    return btree(root, 200).read(open_source(path), None)
 
 
 CHILD = 24 + 24
@@ -267,18 +273,32 @@ CHILD = 24 + 24
         ("root", 4, b"\x00", "no chunk node at offset"),
         ("root", 5, b"\xff", "no chunk node at offset"),
         ("root", CHILD, "root", "no chunk node at offset"),
-        ("root", CHILD, "leaf", "holds a chunk twice"),
-        ("root", CHILD, struct.pack("<Q", 2**64 - 1), "Invalid argument"),
-        ("root", CHILD, struct.pack("<Q", 2**62), "no chunk node at offset"),
+        ("root", CHILD, "leaf", "does not look for it"),
+        ("root", CHILD, struct.pack("<Q", 2**64 - 1), "behind the end"),
+        ("root", CHILD, struct.pack("<Q", 2**62), "behind the end"),
         ("leaf", 0, b"SNOD", "no chunk node at offset"),
         ("leaf", 5, b"\x01", "no chunk node at offset"),
-        ("leaf", 6, b"\xff\xff", "cut off|twice"),
-        ("leaf", 24 + 8, struct.pack("<Q", 1), "holds a chunk twice"),
+        ("leaf", 6, b"\xff\xff", "cut off|not in order"),
+        ("leaf", 6, b"\x00\x00", "without children"),
+        ("leaf", 6, b"\x05\x00", "more children than it counts"),
+        ("leaf", 24 + 8, struct.pack("<Q", 1), "does not look for it"),
+        ("leaf", 24 + 32 + 8, struct.pack("<Q", 1), "not in order"),
+        ("leaf", 24 + 8 + 7, b"\xff", "not in order"),
+        ("leaf", 24 + 8 + 2, b"\xff", "not in order"),
+        ("leaf", 24 + 16, b"\x01", "starts where none can"),
+        ("leaf", 24 + 16, b"\x02", "not in order|does not look for it|cannot have one"),
+        ("leaf", 24, b"\x00\x00\x00\xff", "behind the end"),
+        ("leaf", CHILD, struct.pack("<Q", 2**63), "behind the end"),
+        ("leaf", CHILD + 32, "same", "same bytes"),
     ],
 )
 def test_a_damaged_tree_is_an_error(tree, node, at, damage, message):
     path, root, leaves = tree
     places = {"root": root, "leaf": leaves[1]}
+    with path.open("rb") as file:
+        file.seek(leaves[1] + CHILD)
+        same = file.read(8)
+    damage = same if damage == "same" else damage
     patch(path, places[node] + at, struct.pack("<Q", places[damage]) if damage in places else damage)
     with pytest.raises(SourceError, match=message):
         read_directly(path, root)
@@ -289,7 +309,7 @@ def test_a_damaged_tree_is_an_error(tree, node, at, damage, message):
 def test_a_tree_that_names_more_nodes_than_the_file_can_hold(path):
     """Every child is the node itself, one level lower, again and again: without a limit that would be 64**9 nodes."""
     node = b"TREE\x01\x09" + struct.pack("<HQQ", 64, 2**64 - 1, 2**64 - 1)
-    node += b"".join(struct.pack("<IIQQQ", 8, 0, i, 0, 0) for i in range(64))
+    node += b"".join(struct.pack("<IIQQQ", 8, 0, 2 * i, 0, 0) for i in range(64)) + struct.pack("<IIQQ", 0, 0, 128, 0)
     path.write_bytes(node)
     with pytest.raises(SourceError, match=r"more nodes than the file can hold|no chunk node"):
         read_directly(path, 0)
@@ -305,7 +325,7 @@ def test_a_tree_that_names_more_nodes_than_the_file_can_hold(path):
 
 def test_chunks_outside_the_dataset_are_left_out(tree):
     path, root, _ = tree
-    table = hdf5_index.read_btree(open_source(path), root, base=0, extent=(150,), shape=(180,), chunk_shape=(1,))
+    table = btree(root, 150, shape=180).read(open_source(path), None)
     assert table.index.tolist() == list(range(150))
     assert table.grid == (180,)
 
@@ -317,14 +337,10 @@ def test_nothing_was_ever_written(path):
     assert len(read_variable(open_source(path), "x").table) == 0
 
 
-@pytest.mark.parametrize("at", [24 + 8 + 7, 24 + 8 + 2])
-def test_a_chunk_that_lies_where_no_dataset_reaches_moves_no_other(tree, at):
-    path, root, leaves = tree
-    patch(path, leaves[1] + at, b"\xff")
-    table = read_directly(path, root)
-    assert len(table) == 199
-    assert table.lookup(np.arange(200)).tolist().count(-1) == 1
-    assert table.index[0] == 0
+def test_chunks_where_the_dataset_cannot_grow_to_are_damage(tree):
+    path, root, _ = tree
+    with pytest.raises(SourceError, match="cannot have one"):
+        btree(root, 150, limit=180).read(open_source(path), None)
 
 
 # Only what a selection needs
