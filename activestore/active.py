@@ -34,7 +34,8 @@ from activestore.display import chunk_grid_svg, page
 from activestore.errors import ConfigurationError, CorruptChunkError, FallbackWarning, JoinError, ReductionError
 from activestore.explanation import Explanation, explain
 from activestore.named_reductions import Axis, NamedReductions
-from activestore.opening import check_name, open_variable, opened_backends, settings_of
+from activestore.opening import check_name, open_variable, opened_backends, settings_of, workers_of
+from activestore.pace import at_most
 from activestore.parts import METADATA_READS, Part, Parts, join, join_parts, reads_at_once
 from activestore.result import Report, Result
 from activestore.series import Addresses, files_of, is_local
@@ -97,8 +98,8 @@ class Active(NamedReductions):
             storage_options: How the store is reached, as fsspec takes it: for S3 `key`, `secret`, `token`, `anon`,
                 `endpoint_url`. What is not given is taken from the environment, as s3fs does.
             backend_options: Options of the backend's own; its page in the documentation lists them.
-            workers: How many chunks are computed at once. By default as many as there are processors; more where they
-                are computed elsewhere, or come over a network.
+            workers: How many chunks are computed at once, and how many requests are under way, for metadata too. By default as
+                many as there are processors; more where they are computed elsewhere, or come over a network.
             executor: Where chunks are computed, in place of threads of our own; any `concurrent.futures.Executor`.
             fallback: "local", the default, computes here what the backend cannot do; "error" refuses it before any data
                 are read.
@@ -127,8 +128,9 @@ class Active(NamedReductions):
             self._parts = open_variable(files[0], variable, given)
         else:
             at_once = default_workers() if all(map(is_local, files)) else METADATA_READS
-            opened = concurrently(lambda file: open_variable(file, variable, given), files, at_once)
-            parts, axis = arranged([one.first for one in opened], dim, listed=isinstance(source, (list, tuple)))
+            with at_most(workers_of(files[0], given)):
+                opened = concurrently(lambda file: open_variable(file, variable, given), files, at_once)
+                parts, axis = arranged([one.first for one in opened], dim, listed=isinstance(source, (list, tuple)))
             self._parts = join_parts(parts, axis)
         if dim is not None:
             normalize_axes(dim, self._parts.variable.dims)
@@ -288,7 +290,8 @@ class Active(NamedReductions):
     @property
     def variable(self) -> Variable:
         """All that is known of the whole variable: layout, codecs, missing values, chunk table."""
-        return locate(self._variable, self._source)
+        with at_most(self._settings.workers):
+            return locate(self._variable, self._source)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -367,7 +370,8 @@ class Active(NamedReductions):
         axes = tuple(kept[axis] for axis in reduced)
         selection, groups = group_selection(self._selection, grouped_axes(by, reduced, self.dims), self.dims)
         condition = None if where is None else parse_condition(where)
-        return self._parts.plan(ReductionRequest(self._variable, selection, reductions, axes, skipna, groups, condition))
+        with at_most(self._settings.workers):
+            return self._parts.plan(ReductionRequest(self._variable, selection, reductions, axes, skipna, groups, condition))
 
     def explain(
         self,
@@ -395,7 +399,8 @@ class Active(NamedReductions):
             ...
         """
         work, parts = self._planned(reduction, axis, skipna=skipna, by=by, where=where)
-        return explain(work, lambda file: opened_backends(parts[file]), fallback=self._settings.fallback)
+        with at_most(self._settings.workers):
+            return explain(work, lambda file: opened_backends(parts[file]), fallback=self._settings.fallback)
 
     def run(
         self,
@@ -445,7 +450,7 @@ class Active(NamedReductions):
         started = time.perf_counter()
         work, parts = self._planned(reduction, axis, skipna=skipna, by=by, where=where)
         aggregator = Aggregator(work)
-        with self._bar(len(work)) as progress, _unchanged(parts):
+        with at_most(self._settings.workers), self._bar(len(work)) as progress, _unchanged(parts):
             outcome = run(
                 work,
                 lambda file: opened_backends(parts[file]),

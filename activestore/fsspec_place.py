@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import random
+import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,6 +17,7 @@ from fsspec import AbstractFileSystem
 
 from activestore.forking import keep_unused, renew_after_fork
 from activestore.fsspec_errors import named_errors
+from activestore.pace import BUSY, Pace, Patience, current_limit, pace_of
 from activestore.redaction import secret_parts
 
 __all__ = ["FsspecPlace"]
@@ -92,6 +97,7 @@ class FsspecPlace:
         self.path: str = self._found()
         """The path on the file system."""
         _hide_in_logs(self, secret_parts(uri))
+        self._pace = pace_of(uri.rpartition("::")[2])
         renew_after_fork(self)
 
     def _found(self) -> str:
@@ -115,3 +121,97 @@ class FsspecPlace:
         if self._files is None:
             self._found()
         return self._files
+
+    def info(self, path: str) -> Mapping[str, Any]:  # Any: what file systems tell is of many types
+        """Return what the file system tells of a file.
+
+        Raises:
+            FileNotFoundError: It is not there; not merely that nobody could tell.
+        """
+        (found,) = self._asked(1, lambda _, __: [_result(lambda: self.files.info(path))])
+        if isinstance(found, Exception):
+            raise found
+        known: Mapping[str, Any] = found
+        return known
+
+    def cat_ranges(self, paths: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes | Exception]:
+        """Return the bytes from each start to its end, or why they cannot be had; many are asked for at once."""
+
+        def ask(numbers: Sequence[int], at_once: int) -> list[Any]:  # Any: bytes or errors
+            chosen = [[given[i] for i in numbers] for given in (paths, starts, ends)]
+            more = {"batch_size": at_once} if self.files.async_impl else {}
+            answers: list[Any] = self.files.cat_ranges(*chosen, on_error="return", **more)
+            return answers
+
+        return self._asked(len(paths), ask)
+
+    def _asked(self, count: int, ask: Callable[[Sequence[int], int], list[Any]]) -> list[Any]:  # Any: results or errors
+        """Return the answers to questions by number; what a server that is busy refuses is asked again, and fewer at once."""
+        found: list[Any] = [None] * count
+        left, pause, patience = list(range(count)), _FIRST_PAUSE, Patience(self._pace, _RETRIES)
+        while True:
+            with _turns(self._pace, len(left)) as at_once:
+                sent = time.monotonic()
+                answers = ask(left, at_once)
+            for number, answer in zip(left, answers, strict=True):
+                found[number] = answer
+            refused = [number for number, answer in zip(left, answers, strict=True) if _is_busy(answer)]
+            served = sum(not isinstance(answer, Exception) for answer in answers)
+            if served:
+                self._pace.served(served)
+            if not refused:
+                return found
+            self._pace.refused(sent, max(served, self._pace.under_way))
+            wait = patience.again(503, getattr(found[refused[0]], "headers", None) or {})
+            if wait is None:
+                return found
+            time.sleep(wait + random.uniform(0, pause))  # noqa: S311  # spreads retries, keeps no secret
+            left, pause = refused, min(2 * pause, _LONGEST_PAUSE)
+
+
+_RETRIES = 4
+"""How many times what is refused by a server that serves nobody meanwhile is asked again."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
+"""Seconds up to which the first and any later retry wait."""
+
+
+@contextmanager
+def _turns(pace: Pace, wanted: int) -> Iterator[int]:
+    """Give how many of the requests `wanted` may be under way at once, for the length of a `with` block."""
+    limit = current_limit()
+    allowed = wanted if limit is None else limit.begin(wanted)
+    try:
+        taken = pace.begin(allowed)
+        try:
+            yield taken
+        finally:
+            pace.end(taken)
+    finally:
+        if limit is not None:
+            limit.end(allowed)
+
+
+def _result(function: Callable[[], Any]) -> Any:  # Any: whatever it gives, or the error
+    try:
+        return function()
+    except FileNotFoundError as error:
+        # HTTP's file system says so of whatever goes wrong.
+        cause = error.__cause__
+        there_is_none = cause is None or isinstance(cause, FileNotFoundError) or _status(cause) in _ABSENT
+        return error if there_is_none or not isinstance(cause, Exception) else cause
+    except Exception as error:  # noqa: BLE001  # each file system raises errors of its own
+        return error
+
+
+_ABSENT = frozenset({403, 404, 410})
+"""What a web server answers where there is nothing; some stores say 403 to who may not list what there is."""
+
+
+def _status(error: BaseException) -> object:
+    return getattr(error, "status", None)
+
+
+def _is_busy(answer: object) -> bool:
+    if not isinstance(answer, Exception):
+        return False
+    return _status(answer) in BUSY or (isinstance(answer, OSError) and answer.errno == errno.EBUSY)

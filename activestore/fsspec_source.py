@@ -83,7 +83,7 @@ class FsspecSource:
     def _status(self) -> tuple[int, str]:
         with self._turn, named_errors(self._address):
             self._files.invalidate_cache(self._files._parent(self._path))
-            info = self._files.info(self._path)
+            info = self._place.info(self._path)
         if info.get("type") == "directory" or info.get("size") is None:
             raise SourceNotFoundError(f"{self._uri}: is not a file; name a netCDF or HDF5 file")
         marks = [
@@ -101,7 +101,7 @@ class FsspecSource:
         merged = merged_ranges(clipped)
         starts, ends = [start for start, _ in merged], [start + length for start, length in merged]
         with self._turn, named_errors(self._address):
-            found = self._files.cat_ranges([self._path] * len(merged), starts, ends, on_error="raise")
+            found = [_given(one) for one in self._place.cat_ranges([self._path] * len(merged), starts, ends)]
         return cut_ranges(clipped, dict(zip(starts, found, strict=True)))
 
     def abandon(self) -> None:
@@ -110,3 +110,9 @@ class FsspecSource:
     def for_hdf5(self) -> BinaryIO:
         """Return a file object for the HDF5 library."""
         return data_file(self._size, self.read_ranges)
+
+
+def _given(answer: bytes | Exception) -> bytes:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

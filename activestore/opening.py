@@ -10,12 +10,13 @@ from activestore.config import Settings, resolve
 from activestore.core.backend import Backend
 from activestore.core.metadata import read_variable
 from activestore.errors import ConfigurationError
+from activestore.pace import at_most
 from activestore.parts import Part, Parts
 from activestore.plugins import default_plugins
 from activestore.series import Address
 from activestore.source import Source, open_source
 
-__all__ = ["check_name", "open_address", "open_variable", "opened_backends", "settings_of"]
+__all__ = ["check_name", "open_address", "open_variable", "opened_backends", "settings_of", "workers_of"]
 
 
 def open_address(address: str, given: Mapping[str, object]) -> tuple[Settings, Source]:
@@ -27,7 +28,14 @@ def open_address(address: str, given: Mapping[str, object]) -> tuple[Settings, S
     """
     settings, reached = resolve(address, given)
     check_name(settings.backend, settings.origins["backend"])
-    return settings, open_source(address, reached)
+    with at_most(settings.workers):
+        return settings, open_source(address, reached)
+
+
+def workers_of(source: Address, given: Mapping[str, object]) -> int | None:
+    """Return how many requests may be under way at once, None where nobody says; parameters are those of `open_variable`."""
+    address = os.fsdecode(source) if isinstance(source, (str, bytes, os.PathLike)) else source.uri
+    return resolve(address, given)[0].workers
 
 
 def open_variable(source: Address, variable: str, given: Mapping[str, object]) -> Parts:
@@ -36,7 +44,8 @@ def open_variable(source: Address, variable: str, given: Mapping[str, object]) -
         settings, opened = open_address(os.fsdecode(source), given)
     else:
         settings, opened = settings_of(source, given), source
-    return Parts.single(opened, read_variable(opened, variable), settings)
+    with at_most(settings.workers):
+        return Parts.single(opened, read_variable(opened, variable), settings)
 
 
 def settings_of(source: Source, given: Mapping[str, object]) -> Settings:

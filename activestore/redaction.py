@@ -129,11 +129,11 @@ def _kept(link: str) -> str:
         return link
     if found.doubtful and found.login is not None:
         return _shown(link)
-    if found.scheme in _OF_S3:
+    if found.scheme.lower() in _OF_S3:
         return f"{found.scheme}://{found.place}"
-    user = found.login.partition(":")[0] + "@" if found.login and found.scheme not in _OF_WEB else ""
+    user = found.login.partition(":")[0] + "@" if found.login and found.scheme.lower() not in _OF_WEB else ""
     place, question, query = found.place.partition("?")
-    if not question and found.scheme in _OF_WEB:
+    if not question and found.scheme.lower() in _OF_WEB:
         place, _, query = found.place.partition("#")
     query, _, fragment = query.partition("#") if question else ("", "", query)
     return f"{found.scheme}://{user}{place}{_harmless('?', query)}{_harmless('#', fragment)}"
@@ -153,12 +153,13 @@ def secret_parts(address: str) -> list[str]:
     """
     parts = []
     for found in filter(None, map(_parsed, _links(address) if "://" in address else ())):
-        if found.login:
+        # A user without a password is none, but for what a web server may take for a token.
+        if found.login and (":" in found.login or found.scheme.lower() in _OF_WEB):
             parts.append(f"{found.login}@")
         if found.doubtful:
             parts.append(found.place[: found.place.rfind("@") + 1])
-        begin = _end(found.place, "?#" if found.scheme in _OF_WEB else "?")
-        if found.place[begin:] and found.scheme not in _OF_S3:
+        begin = _end(found.place, "?#" if found.scheme.lower() in _OF_WEB else "?")
+        if found.place[begin:] and found.scheme.lower() not in _OF_S3:
             parts.append(found.place[begin:])
     return parts
 
@@ -180,7 +181,7 @@ class _Address(NamedTuple):
     """The parts of an address."""
 
     scheme: str
-    """In lower case."""
+    """As it stands there."""
     login: str | None
     """User and password, as they stand there."""
     place: str
@@ -205,12 +206,12 @@ def _parsed(link: str) -> _Address | None:
     is_port = not colon or (scheme.lower() not in _OF_S3 and port.isdecimal())
     if not at and not is_port and "@" in tail and not host.startswith("arn:"):
         login, _, place = rest.rpartition("@")
-        return _Address(scheme.lower(), login, place, rest.count("@") > 1)
+        return _Address(scheme, login, place, rest.count("@") > 1)
     # A host without dots may be the start of a password, if what follows can be the host and a path.
     has_password = ":" in login if at else bool(colon)
     is_host = is_port and ("." in host or host.startswith("[") or name.lower() == "localhost" or host.lower() == "localhost")
     doubtful = has_password and not is_host and "@" in tail[: tail.rfind("/") + 1]
-    return _Address(scheme.lower(), login if at else None, host + tail, doubtful)
+    return _Address(scheme, login if at else None, host + tail, doubtful)
 
 
 def _end(text: str, marks: str) -> int:

@@ -191,7 +191,7 @@ def _place(uri: str) -> tuple[str, str]:
         ConfigurationError: The address names no object.
     """
     bucket, _, key = uri.partition("://")[2].partition("/")
-    if not bucket or not key or secret_parts(uri):
+    if not bucket or not key or "@" in bucket or secret_parts(uri):
         shown = public_address(uri)
         raise ConfigurationError(f"{shown}: names no object; write s3://bucket/key, and keys to the store in storage_options")
     return bucket, key

@@ -13,6 +13,7 @@ import random
 import socket
 import ssl
 import threading
+import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +40,7 @@ from urllib3.util.connection import allowed_gai_family
 
 from activestore.errors import ConfigurationError, without_frames
 from activestore.forking import Lock, keep_unused, renew_after_fork
+from activestore.pace import BUSY, Pace, Patience, current_limit, pace_of
 from activestore.redaction import public_address
 
 __all__ = ["Answer", "AnswerTooLargeError", "Client", "HttpOptions", "NoAnswerError"]
@@ -113,6 +115,8 @@ class Client:
         # Not urllib3's own limit: who waits there for a connection cannot be told to give up.
         self._slots = threading.BoundedSemaphore(self._options.connections)
         self._managers: dict[str | None, urllib3.PoolManager] = {}
+        # They last as long as somebody has them.
+        self._paces: dict[str, Pace] = {}
 
     def renew(self) -> None:
         """Begin anew in a forked child: with no connections, and nobody waiting for one."""
@@ -145,13 +149,15 @@ class Client:
             AnswerTooLargeError: It is larger than `most`.
             ConfigurationError: The environment names a proxy of a kind that is not known.
         """
-        left = self._options.retries if retries is None else retries
-        abandoned, pause = self._abandoned, _FIRST_PAUSE
+        abandoned, pace = self._abandoned, self._pace(url)
+        patience = Patience(pace, self._options.retries if retries is None else retries)
         while True:
             try:
-                with self._slots, _in_thread(abandoned):
-                    answer = self._once(method, url, headers or {}, body, most)
-                if answer.status not in _RETRIED or left <= 0:
+                answer = self._in_turn(pace, abandoned, lambda: self._once(method, url, headers or {}, body, most))
+                if answer.status not in _RETRIED:
+                    return answer
+                wait = patience.again(answer.status, answer.headers)
+                if wait is None:
                     return answer
             except ConfigurationError:
                 raise
@@ -159,17 +165,52 @@ class Client:
                 # Without its cause, which quotes the address or the header, secrets and all.
                 raise NoAnswerError(f"{public_address(url)}: {_unsent(error)}") from None
             except (HTTPError, OSError) as error:
-                if left <= 0 or abandoned.is_set() or _hopeless(error):
+                wait = patience.again_unless_too_often()
+                if wait is None or abandoned.is_set() or _hopeless(error):
                     raise NoAnswerError(_described(error, url)) from error
                 without_frames(error)  # in which the part of the answer is that has come
-            abandoned.wait(random.uniform(0, pause))  # noqa: S311  # spreads retries, keeps no secret
-            left, pause = left - 1, min(2 * pause, _LONGEST_PAUSE)
+            pause = min(_FIRST_PAUSE * 2 ** max(0, patience.attempts - 1), _LONGEST_PAUSE)
+            abandoned.wait(wait + random.uniform(0, pause))  # noqa: S311  # spreads retries, keeps no secret
+
+    def patience(self, url: str, retries: int) -> Patience:
+        """Return how long a caller with retries of its own sends requests again that the server at an address refuses."""
+        return Patience(self._pace(url), retries)
+
+    def _pace(self, url: str) -> Pace:
+        server = "/".join(url.split("/", 3)[:3])
+        found = self._paces.get(server)
+        return found if found is not None else self._paces.setdefault(server, pace_of(url))
+
+    def _in_turn(self, pace: Pace, abandoned: threading.Event, send: Callable[[], Answer]) -> Answer:
+        """Send a request when the user, this client and the server have room for it."""
+        limit = current_limit()
+        if limit is not None:
+            limit.begin()
+        try:
+            with self._slots:
+                pace.begin(broken_off=abandoned.is_set)
+                sent = time.monotonic()
+                try:
+                    with _in_thread(abandoned):
+                        answer = send()
+                finally:
+                    pace.end()
+        finally:
+            if limit is not None:
+                limit.end()
+        if answer.status in BUSY:
+            pace.refused(sent, pace.under_way)
+        elif answer.status < 400:
+            pace.served()
+        return answer
 
     def abandon(self) -> None:
         """Break off the requests that are under way, which then fail; later ones are sent as ever."""
         abandoned, self._abandoned = self._abandoned, threading.Event()
         abandoned.set()
         self._live.shut_down()
+        for pace in list(self._paces.values()):
+            pace.wake()
 
     def close(self) -> None:
         """Close all connections."""

@@ -8,7 +8,8 @@ import activestore
 ROOT = Path(activestore.__file__).parent
 RANKS = {
     "errors": 0,
-    "forking": 0,
+    "forking": -1,
+    "pace": 0,
     "core": 1,
     "redaction": 1,
     "hookspecs": 2,

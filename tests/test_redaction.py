@@ -123,7 +123,7 @@ def check(password: str, address: str, shown: str) -> None:
 @pytest.mark.parametrize("password", [*PASSWORDS, *DOUBTFUL])
 def test_passwords_as_they_are(password):
     check(password, "http://me:{}@127.0.0.1:80/a.h5", "http://127.0.0.1:80/a.h5")
-    check(password, "HTTPS://me:{}@store.example/a/b.nc?code=hunt#ter", "https://store.example/a/b.nc")
+    check(password, "HTTPS://me:{}@store.example/a/b.nc?code=hunt#ter", "HTTPS://store.example/a/b.nc")
     check(password, "https://me%40site:{}@[::1]:8080/a.nc", "https://[::1]:8080/a.nc")
     check(password, "simplecache::https://me:{}@store.example/a/b.nc", "simplecache::https://store.example/a/b.nc")
     check(password, "zip://a.nc::ftp://me:{}@store.example/b.zip", "zip://a.nc::ftp://store.example/b.zip")

@@ -16,7 +16,8 @@ from activestore.config import resolve
 from activestore.core.backend import Backend
 from activestore.core.dispatch import Fallback, concurrently
 from activestore.errors import ConfigurationError, SourceError
-from activestore.opening import open_address
+from activestore.opening import open_address, workers_of
+from activestore.pace import at_most
 from activestore.parts import METADATA_READS
 from activestore.redaction import public_address
 from activestore.series import files_of, is_local
@@ -113,11 +114,12 @@ class ActivestoreEntrypoint(BackendEntrypoint):
             variables, _, _ = xr.conventions.decode_cf_variables(contents.get_variables(), {}, decode_coords=False, **decoders)
             return dict(variables)
 
-        if len(addresses) == 1:
-            whole = read(0)
-        else:
-            files = concurrently(lambda number: read(number, CODING), range(len(addresses)), at_once)
-            whole = join_contents(files, list(map(public_address, addresses)), dim=concat_dim, decode=decode, whole=read)
+        with at_most(workers_of(addresses[0], options)):
+            if len(addresses) == 1:
+                whole = read(0)
+            else:
+                files = concurrently(lambda number: read(number, CODING), range(len(addresses)), at_once)
+                whole = join_contents(files, list(map(public_address, addresses)), dim=concat_dim, decode=decode, whole=read)
         dataset: xr.Dataset = StoreBackendEntrypoint().open_dataset(whole, decode_coords=decode_coords, **decoders)
         dataset.encoding["source"] = public_address(addresses[0])
         return dataset

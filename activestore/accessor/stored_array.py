@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,8 @@ from activestore.active import Active
 from activestore.core.hdf5_group import Outline, outlined_variable
 from activestore.core.missing import Missing
 from activestore.forking import Lock
+from activestore.opening import workers_of
+from activestore.pace import at_most
 from activestore.redaction import without_secrets
 from activestore.source import Source
 
@@ -31,6 +34,12 @@ class StoredFile:
 
     def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
         return StoredFile, (self.source, without_secrets(self.options))
+
+    @contextmanager
+    def metadata(self) -> Iterator[Source]:
+        """Give the source for reading metadata, and text, with no more requests at once than the user wants."""
+        with at_most(workers_of(self.source, self.options)), self.source.metadata() as kept:
+            yield kept
 
     def active(self, name: str, outline: Outline | None = None) -> Active:
         """Return the variable `name`; what is known of it already is not read again."""

@@ -75,7 +75,7 @@ def read_contents(file: StoredFile, group: str | None, *, only: Collection[str] 
         SourceError: It is neither HDF5 nor netCDF, or damaged.
     """
     _check_name(group)
-    with file.source.metadata() as kept:
+    with file.metadata() as kept:
         if isinstance(kept, ObjectSource):
             # Its module needs this one.
             from activestore.accessor.zarr_contents import zarr_contents  # noqa: PLC0415
@@ -102,7 +102,7 @@ def read_groups(file: StoredFile, group: str | None) -> dict[str, Contents]:
         SourceError: It is neither HDF5 nor netCDF, or damaged.
     """
     _check_name(group)
-    with file.source.metadata() as kept:
+    with file.metadata() as kept:
         if isinstance(kept, ObjectSource):
             raise SourceError(f"{kept.uri}: is a Zarr store, of which no trees are made here; open its groups one by one")
         if is_classic(kept):
@@ -186,7 +186,7 @@ class _ThroughXarray(LazyArray):
         self.shape, self.dtype = shape, dtype
 
     def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
-        with self.file.source.metadata() as kept, _opened(kept, self.group) as store:
+        with self.file.metadata() as kept, _opened(kept, self.group) as store:
             array = store.open_store_variable(self.name, store.ds.variables[self.name])._data.array
             found: npt.NDArray[Any] = array[indexing.OuterIndexer(key)]
             return found
@@ -227,5 +227,5 @@ class _ClassicText(LazyArray):
         self.shape, self.dtype = shape, dtype
 
     def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
-        with self.file.source.metadata() as kept:
+        with self.file.metadata() as kept:
             return np.asarray(classic.read_text(kept, self.name)[key])

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Literal, Self, TypeVar
 
@@ -25,6 +26,7 @@ from activestore.core.plan import Plan
 from activestore.core.task import ChunkPartial, ChunkTask
 from activestore.errors import BackendError, BackendRefusedError
 from activestore.forking import renew_after_fork
+from activestore.pace import Limit, current_limit, within
 
 __all__ = ["Budget", "Fallback", "Outcome", "concurrently", "default_workers", "run"]
 
@@ -54,11 +56,14 @@ def concurrently(
         >>> concurrently(abs, [-1, 2], 2)
         [1, 2]
     """
-    if len(items) <= 1:
+    limit = current_limit()
+    # Who waits for the others to be done need not be there at all.
+    workers = workers if limit is None else min(workers, int(limit.most))
+    if min(len(items), workers) <= 1:
         return [function(item) for item in items]
     with ThreadPoolExecutor(min(workers, len(items)), thread_name_prefix="activestore") as pool:
         try:
-            futures = [pool.submit(function, item) for item in items]
+            futures = [pool.submit(copy_context().run, function, item) for item in items]
             # Those that have failed first: the others may wait for long.
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
@@ -255,7 +260,7 @@ class _Turns:
         if file not in self._open:
             stack = ExitStack()
             backend, local = stack.enter_context(self._opened(file))
-            runner = _Runner(backend, local, self._fallback, self._stop)
+            runner = _Runner(backend, local, self._fallback, self._stop, current_limit())
             self._open[file] = (runner, stack)
         return self._open[file][0]
 
@@ -317,8 +322,15 @@ class _Runner:
     fallback: Fallback
     stop: threading.Event | None
     """Set when the run is over before its time; none in other processes, which cannot see it."""
+    limit: Limit | None
+    """How many requests may be under way at once; in another process, as many again."""
 
     def __call__(self, tasks: list[ChunkTask]) -> list[_Done]:
+        """Compute tasks of one file."""
+        with within(self.limit):
+            return self._computed(tasks)
+
+    def _computed(self, tasks: list[ChunkTask]) -> list[_Done]:
         refuses = (lambda _: None) if self.backend is self.local else refusal_of(self.backend)
         reasons = [None if task.offset is None else refuses(task) for task in tasks]
         sent = [i for i, task in enumerate(tasks) if task.offset is not None and reasons[i] is None]

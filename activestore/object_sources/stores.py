@@ -161,7 +161,7 @@ class FsspecObjects:
         """
         with named_errors(self._address):
             try:
-                info = self._files.info(self._path(key))
+                info = self._place.info(self._path(key))
             except FileNotFoundError:
                 return None
         if info.get("type") == "directory":
@@ -222,7 +222,7 @@ class FsspecObjects:
         paths, starts = [self._path(key) for key, _, _ in requests], [start for _, start, _ in requests]
         ends = [start + length for _, start, length in requests]
         with named_errors(self._address):
-            answers = self._files.cat_ranges(paths, starts, ends, on_error="return") if requests else []
+            answers: list[Any] = self._place.cat_ranges(paths, starts, ends) if requests else []
             for (key, _, _), answer in zip(requests, answers, strict=True):
                 if isinstance(answer, FileNotFoundError):
                     raise SourceNotFoundError(f"{self.uri}: {key} is gone; make a new Active of it")

@@ -40,8 +40,6 @@ __all__ = ["Known", "Server", "ServerLostError", "ServerOptions", "server_addres
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 8.0
 """Seconds up to which the first and any later retry wait."""
-_LONGEST_WISH = 30.0
-"""Seconds that a server may ask for before a request is sent again."""
 _PATIENCE = 8
 """Requests that fail in a row before the others are not sent any more."""
 _GRUDGE = 30.0
@@ -218,21 +216,24 @@ class Server:
         generation = self._generation
         method, kind = ("GET", {}) if body is None else ("POST", {"Content-Type": "application/json"})
         headers = {**kind, **self._shows, **headers}
+        patience = self._client.patience(self.address, retries)
         for attempt in itertools.count():
-            wish = 0.0
+            wait: float | None = 0.0
             try:
                 answer = self._client.request(method, self.address + path, headers=headers, body=body, most=most, retries=0)
-                # A server whose handler dies is seen as 502 behind a proxy.
-                again = of_lost if answer.status == 502 else retries
-                if answer.status not in _RETRIED or attempt >= again:
+                if answer.status not in _RETRIED:
                     return answer
-                wish = _wished(answer)
+                wait = patience.again(answer.status, answer.headers)
+                # A server whose handler dies is seen as 502 behind a proxy.
+                if wait is None or (answer.status == 502 and attempt >= of_lost):
+                    return answer
             except NoAnswerError as error:
                 again = {"lost": of_lost, "unreachable": retries}.get(_kind(error), 0)
                 if attempt >= again or generation != self._generation:
                     raise
             with self._waiting:
-                pause = wish + random.uniform(0, min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE))  # noqa: S311  # no secret
+                longest = min(_FIRST_PAUSE * 2 ** min(attempt, 16), _LONGEST_PAUSE)
+                pause = (wait or 0.0) + random.uniform(0, longest)  # noqa: S311  # spreads retries, keeps no secret
                 if self._waiting.wait_for(lambda: generation != self._generation, pause):
                     raise NoAnswerError(f"{self._shown}: the request was broken off") from InterruptedError()
         raise AssertionError("unreachable")
@@ -294,12 +295,6 @@ class _Patience:
     def succeeded(self) -> None:
         """Begin to count anew."""
         self._failures = 0
-
-
-def _wished(answer: Answer) -> float:
-    """Return how many seconds a server asks to wait before a request is sent again; none where it names a date."""
-    said = answer.headers.get("retry-after", "").strip()
-    return min(float(said), _LONGEST_WISH) if said.isdecimal() and len(said) < 10 else 0.0
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
