@@ -299,6 +299,11 @@ class Active(NamedReductions):
         return tuple(part.source.uri for part in self._parts.each)
 
     @property
+    def sources(self) -> tuple[Source, ...]:
+        """The open sources of the files, in the order in which they are joined."""
+        return tuple(part.source for part in self._parts.each)
+
+    @property
     def name(self) -> str:
         """Name of the variable, with its groups."""
         return self._variable.name
@@ -477,7 +482,7 @@ class Active(NamedReductions):
         )
         kept, ungrouped = self._selection.kept, set(work.request.axes) - {groups.axis for groups in work.request.groups}
         dims = tuple(name for dim, name in zip(kept, self.dims, strict=True) if keepdims or dim not in ungrouped)
-        return Result(values, count, dims, report, work, parts[0].source)
+        return Result(values, count, dims, report, work, parts[0].source, self.sources)
 
     def reduce(
         self,

@@ -318,7 +318,7 @@ def _reduce(arguments: argparse.Namespace) -> int:
         raise ConfigurationError("--explain computes nothing that -o could write; give one of them")
     active = Active(arguments.file, arguments.variable, dim=arguments.dim, **options)
     if arguments.output is not None:
-        _export().check_output(arguments.output, active.files, overwrite=arguments.overwrite)
+        _export().check_output(arguments.output, active.sources, overwrite=arguments.overwrite)
     part = active[parse_selection(arguments.select, active.dims)]
     reductions = reductions_of(arguments.op or ["mean"], arguments.ddof)
     axis = None if arguments.axis is None else axes_of(arguments.axis, part.dims)

@@ -27,10 +27,10 @@ from activestore.core.metadata import variable_names
 from activestore.core.missing import read_missing
 from activestore.core.plan import Plan, ReductionRequest
 from activestore.core.selection import Positions
-from activestore.core.variable import Variable
+from activestore.core.variable import ReadableSource, Variable
 from activestore.errors import ConfigurationError, NotNumericError, UnsupportedError, map_errors
+from activestore.occupied import is_changed_by_file
 from activestore.result import Result
-from activestore.source import open_source
 
 __all__ = ["check_output", "write_netcdf"]
 
@@ -53,7 +53,7 @@ class _Field:
     """The fill value that it should have; None where it needs one only if values are missing."""
 
 
-def check_output(path: str | os.PathLike[str], sources: Sequence[str], *, overwrite: bool) -> None:
+def check_output(path: str | os.PathLike[str], sources: Sequence[ReadableSource], *, overwrite: bool) -> None:
     """Make sure that a result of `sources` may be written to `path`.
 
     Raises:
@@ -63,14 +63,13 @@ def check_output(path: str | os.PathLike[str], sources: Sequence[str], *, overwr
     folder = os.path.dirname(text) or "."
     if not os.path.isdir(folder):
         raise ConfigurationError(f"{text}: there is no folder {folder!r}; make it first")
-    if not os.path.lexists(text):
-        return
     if os.path.exists(text) and not os.path.isfile(text):
         raise ConfigurationError(f"{text}: is not a regular file; give the name of a file to write")
     for source in sources:
-        given = "" if "://" in source and not source.startswith("file:") else open_source(source).for_hdf5()
-        if isinstance(given, str) and given and os.path.exists(text) and os.path.samefile(text, given):
-            raise ConfigurationError(f"{text}: is the file that is read; give another name for the result")
+        if is_changed_by_file(source, text):
+            raise ConfigurationError(f"{text}: is the file that is read, or part of it; give another name for the result")
+    if not os.path.lexists(text):
+        return
     if not overwrite:
         raise ConfigurationError(f"{text}: exists already; give another name, or overwrite it on purpose (--overwrite)")
 
@@ -102,7 +101,7 @@ def write_netcdf(result: Result, path: str | os.PathLike[str], *, overwrite: boo
         ...     Active(folder + "/mean.nc", "tas").attrs["cell_methods"]
         'time: mean'
     """
-    check_output(path, [own.variable.uri for own in result.plan.plans], overwrite=overwrite)
+    check_output(path, result.sources, overwrite=overwrite)
     fields = _Neighbours(result).fields()
     fields += [_reduced(result, name, fields) for name in result.values]
     attrs = _global_attributes(result, history or _description(result))

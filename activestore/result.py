@@ -74,6 +74,8 @@ class Result:
     """The plan that was carried out."""
     source: ReadableSource = field(repr=False)
     """The source, still open: `Active(result.source, name)` reads its other variables."""
+    sources: tuple[ReadableSource, ...] = field(repr=False)
+    """All sources of the variable, in the order in which they are joined, whether the result is of them or not."""
 
     @property
     def value(self) -> Any:  # Any: a number or an array

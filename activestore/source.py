@@ -164,6 +164,13 @@ class LocalSource:
             data += more
         return data
 
+    def is_of(self, place: str | int) -> bool:
+        """Return whether the file at a path, or of a descriptor, is the one that was opened, whatever its name."""
+        try:
+            return os.path.samestat(os.stat(place), self._file.status)
+        except OSError:
+            return False
+
     def abandon(self) -> None:
         """Do nothing: reads of a disk do not wait long."""
 

@@ -1,6 +1,7 @@
 """Results as netCDF files: values, coordinates and attributes, read back with netCDF4."""
 
 import os
+from pathlib import Path
 
 import h5netcdf
 import h5py
@@ -374,3 +375,34 @@ def test_groups_keep_their_dimension_and_conditions_are_told(tmp_path):
         # Where the groups lie is not known here.
         assert "time" not in file.variables
         assert "lon" in file.variables
+
+
+def test_no_part_of_what_is_read_is_written_over(source, tmp_path):
+    """Neither a file that the selection does not touch, nor references, nor what they name, nor a chunk of a store."""
+    import json
+    import shutil
+
+    import xarray as xr
+
+    from tests.references import references_of
+
+    second = shutil.copy(source, tmp_path / "second.nc")
+    with netCDF4.Dataset(second, "a") as file:
+        file["time"][:] += 1000
+    references = tmp_path / "refs.json"
+    references.write_text(json.dumps(references_of(source)))
+    xr.Dataset({"v": (("y", "x"), np.ones((4, 2)))}).to_zarr(tmp_path / "a.zarr", zarr_format=2)
+    joined = Active([source, second], "packed", dim="time")
+    results = {
+        second: joined[:2].run("mean"),
+        source: Active(references, "packed").run("mean"),
+        references: Active(references, "packed").run("mean"),
+        tmp_path / "a.zarr" / "v" / "0.0": Active(tmp_path / "a.zarr", "v").run("mean"),
+        tmp_path / "a.zarr" / "v" / "9.9": Active(tmp_path / "a.zarr", "v").run("mean"),
+        os.path.relpath(source): Active(source, "packed").run("mean"),
+    }
+    for path, result in results.items():
+        before = Path(path).read_bytes() if os.path.exists(path) else None
+        with pytest.raises(ConfigurationError, match="is the file that is read, or part of it"):
+            write_netcdf(result, path, overwrite=True)
+        assert (Path(path).read_bytes() if os.path.exists(path) else None) == before

@@ -107,8 +107,10 @@ class ActivestoreEntrypoint(BackendEntrypoint):
         # The HDF5 library does one thing at a time: threads help only where each read waits for a network.
         at_once = 1 if all(map(is_local, addresses)) else METADATA_READS
 
+        files = _Files()
+
         def read(number: int, only: tuple[str, ...] | None = None) -> Contents:
-            return read_contents(_file(addresses[number], options, storage_options), group, only=only).without(dropped)
+            return read_contents(files.opened(addresses[number], options, storage_options), group, only=only).without(dropped)
 
         def decode(contents: Contents) -> dict[str, xr.Variable]:
             variables, _, _ = xr.conventions.decode_cf_variables(contents.get_variables(), {}, decode_coords=False, **decoders)
@@ -118,10 +120,11 @@ class ActivestoreEntrypoint(BackendEntrypoint):
             if len(addresses) == 1:
                 whole = read(0)
             else:
-                files = concurrently(lambda number: read(number, CODING), range(len(addresses)), at_once)
-                whole = join_contents(files, list(map(public_address, addresses)), dim=concat_dim, decode=decode, whole=read)
+                contents = concurrently(lambda number: read(number, CODING), range(len(addresses)), at_once)
+                whole = join_contents(contents, list(map(public_address, addresses)), dim=concat_dim, decode=decode, whole=read)
         dataset: xr.Dataset = StoreBackendEntrypoint().open_dataset(whole, decode_coords=decode_coords, **decoders)
         dataset.encoding["source"] = public_address(addresses[0])
+        dataset.set_close(files.close)
         return dataset
 
     def open_datatree(
@@ -170,11 +173,12 @@ class ActivestoreEntrypoint(BackendEntrypoint):
         addresses = _addresses(filename_or_obj, lambda one: resolve(one, {**own, "storage_options": storage_options})[1])
         if len(addresses) != 1:
             raise ConfigurationError(f"a tree is opened from one file, not from {len(addresses)}; open the same group of all")
-        file = _file(addresses[0], own, storage_options)
-        groups = {}
+        files, groups = _Files(), {}
+        file = files.opened(addresses[0], own, storage_options)
         for name, contents in read_groups(file, group).items():
             groups[name] = StoreBackendEntrypoint().open_dataset(contents, drop_variables=drop_variables, **options)
             groups[name].encoding["source"] = public_address(addresses[0])
+            groups[name].set_close(files.close)
         return groups
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:  # noqa: ARG002  # Any: see above
@@ -204,11 +208,29 @@ def _addresses(given: object, reached: Callable[[str], Mapping[str, Any]]) -> li
     return [os.fsdecode(one) for one in found if isinstance(one, (str, os.PathLike))]
 
 
-def _file(
-    uri: str,
-    options: Mapping[str, Any],  # Any: keyword arguments of many types
-    storage_options: Mapping[str, object] | None,
-) -> StoredFile:
-    """Return the file at an address."""
-    _, source = open_address(uri, {**options, "storage_options": storage_options})
-    return StoredFile(source, options)
+class _Files:
+    """The files that a dataset was opened from, as long as it is not closed; in another process, none."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._files: list[StoredFile] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
+        return type(self), ()
+
+    def opened(
+        self,
+        uri: str,
+        options: Mapping[str, Any],  # Any: keyword arguments of many types
+        storage_options: Mapping[str, object] | None,
+    ) -> StoredFile:
+        """Return the file at an address."""
+        _, source = open_address(uri, {**options, "storage_options": storage_options})
+        file = StoredFile(source, options)
+        self._files.append(file)
+        return file
+
+    def close(self) -> None:
+        """Say of all that they are closed."""
+        while self._files:
+            self._files.pop().close()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from activestore.accessor.guard import watch
 from activestore.accessor.lazy_array import LazyArray
 from activestore.active import Active
 from activestore.core.hdf5_group import Outline, outlined_variable
@@ -23,17 +23,37 @@ from activestore.source import Source
 __all__ = ["StoredArray", "StoredFile"]
 
 
-@dataclass(frozen=True, slots=True)
 class StoredFile:
     """A file as it was opened: its source, and the options that every variable of it is read and reduced with."""
 
-    source: Source
-    """Where the bytes are."""
-    options: Mapping[str, Any] = field(repr=False)  # Any: keyword arguments of many types
-    """Keyword arguments of `Active`."""
+    __slots__ = ("__weakref__", "_source", "is_closed", "options")
+
+    def __init__(self, source: Source, options: Mapping[str, Any]) -> None:  # Any: keyword arguments of many types
+        """Read from `source`; `options` are keyword arguments of `Active`."""
+        self._source, self.options = source, options
+        self.is_closed = False
+        """Whether the user has closed what was opened; it can still be read."""
+        watch(self)
 
     def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
-        return StoredFile, (self.source, without_secrets(self.options))
+        return type(self), (self._source, without_secrets(self.options))
+
+    def __repr__(self) -> str:
+        return f"StoredFile({self.uri!r})"
+
+    @property
+    def source(self) -> Source:
+        """Where the bytes are."""
+        return self._source
+
+    @property
+    def uri(self) -> str:
+        """The address."""
+        return self._source.uri
+
+    def close(self) -> None:
+        """Let the file be written over by what does not read it."""
+        self.is_closed = True
 
     @contextmanager
     def metadata(self) -> Iterator[Source]:

@@ -133,6 +133,16 @@ class KerchunkSource:
         origin: Origin = found
         return origin
 
+    @property
+    def file(self) -> ReadableSource:
+        """Where the references are."""
+        return self._file
+
+    @property
+    def targets(self) -> list[str]:
+        """Addresses of the files that hold the chunks of the variables that have been located."""
+        return [self._address(url) for url in list(self._urls)]
+
     def metadata(self) -> AbstractContextManager[KerchunkSource]:
         """Give the source itself: the references are kept."""
         return nullcontext(self)

@@ -33,6 +33,11 @@ class LocalObjects:
         """Name the folder; it is not looked at."""
         self._root, self.uri = os.path.abspath(path), path
 
+    @property
+    def root(self) -> str:
+        """The folder, whatever the working directory is."""
+        return self._root
+
     def _path(self, key: str) -> str:
         return os.path.join(self._root, *key.split("/"))
 
