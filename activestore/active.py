@@ -38,7 +38,7 @@ from activestore.opening import check_name, open_variable, opened_backends, sett
 from activestore.pace import at_most
 from activestore.parts import METADATA_READS, Part, Parts, join, join_parts, reads_at_once
 from activestore.result import Report, Result
-from activestore.series import Addresses, files_of, is_local
+from activestore.series import Addresses, check_several, files_of, is_local
 from activestore.source import Source
 
 __all__ = ["Active", "Axis"]
@@ -91,7 +91,7 @@ class Active(NamedReductions):
                 netCDF and HDF5 files are taken. Those of a pattern or folder are sorted by their coordinates, or by name.
             variable: Name of the variable, with its groups: "group/var".
             dim: The dimension along which several files are joined, by name or number; by default the one along which
-                lengths or coordinates differ.
+                lengths or coordinates differ. For one file it is refused: what is reduced is said where it is reduced.
             backend: Who computes the chunks: a name from `activestore backends`, or a backend of your own. The route of
                 the address, if one is configured, by default; else "reductionist" if there is a `server`, else "posix".
             server: Address of the server that computes, for backends that have one.
@@ -134,6 +134,7 @@ class Active(NamedReductions):
             self._parts = join_parts(parts, axis)
         if dim is not None:
             normalize_axes(dim, self._parts.variable.dims)
+            check_several(source, files, "dim= (--dim)")
         self._selection = self._parts.whole
 
     @classmethod

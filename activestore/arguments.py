@@ -10,7 +10,7 @@ from activestore.core.plan import normalize_axes
 from activestore.core.reductions import Reduction, find_reduction, variance
 from activestore.errors import ConfigurationError, ReductionError, SelectionError
 
-__all__ = ["axes_of", "options_of", "parse_selection", "reductions_of"]
+__all__ = ["axes_of", "clipped", "options_of", "parse_selection", "reductions_of"]
 
 
 def options_of(given: Sequence[str], flag: str) -> dict[str, object] | None:
@@ -87,6 +87,36 @@ def parse_selection(given: Sequence[str], dims: Sequence[str]) -> tuple[slice | 
             index[axis] = _positions(match["positions"])
             position = match.end()
     return tuple(index)
+
+
+def clipped(selection: Sequence[slice | int | list[int]], dims: Sequence[str], shape: Sequence[int]) -> list[str]:
+    """Return what is to be said of slices that go beyond the ends of their dimensions, where Python cuts them off.
+
+    Examples:
+        >>> clipped([slice(-30, 30), slice(0, 4)], ("lat", "lon"), (18, 4))
+        ['lat=-30:30 goes beyond the 18 positions of the dimension, counted from 0: all 18 are taken']
+    """
+    found = []
+    for item, name, length in zip(selection, dims, shape, strict=True):
+        if not isinstance(item, slice) or item.step == 0:
+            continue
+        back = item.step is not None and item.step < 0
+        start, stop = (length, length - 1 if back else length), (length + back, length)
+        if all(bound is None or -least <= bound <= most for bound, (least, most) in ((item.start, start), (item.stop, stop))):
+            continue
+        taken = range(*item.indices(length))
+        count = f"all {length:,}" if len(taken) == length else f"{len(taken):,}" if taken else "none"
+        what = "" if not taken or len(taken) == length else f", from {taken[0]} to {taken[-1]}"
+        found.append(
+            f"{name}={_written(item)} goes beyond the {length:,} positions of the dimension, counted from 0: "
+            f"{count} {'is' if count == '1' else 'are'} taken{what}"
+        )
+    return found
+
+
+def _written(item: slice) -> str:
+    bounds = [item.start, item.stop] if item.step is None else [item.start, item.stop, item.step]
+    return ":".join("" if one is None else str(one) for one in bounds)
 
 
 _FORMS = "dim=start:stop:step, dim=position or dim=[position,position,…]"

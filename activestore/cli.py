@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import os
 import shlex
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 
 import activestore
 from activestore.active import Active
-from activestore.arguments import axes_of, options_of, parse_selection, reductions_of
+from activestore.arguments import axes_of, clipped, options_of, parse_selection, reductions_of
 from activestore.config import resolve
 from activestore.core.metadata import locate, read_variable, variable_names
 from activestore.core.reductions import REDUCTIONS
@@ -151,13 +152,31 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all others here, without the secrets of addresses."""
+    """A parser that takes options by their whole names; its errors are one line, without the secrets of addresses."""
 
     _given: Sequence[str] = ()
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # Any: argparse overloads it
+    def __init__(self, **kwargs: Any) -> None:  # Any: argparse's own options
+        """Make a parser, as argparse does."""
+        super().__init__(**kwargs, allow_abbrev=False)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # Any: argparse's own contract
+        """Parse all arguments: none is left for others, so that each command tells of its own options."""
         self._given = sys.argv[1:] if args is None else list(args)
-        return super().parse_known_args(args, namespace)
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(self._unknown(unknown))
+        return found, unknown
+
+    def _unknown(self, given: Sequence[str]) -> str:
+        option = next((text.partition("=")[0] for text in given if text.startswith("-")), None)
+        if option is None:
+            return f"what is {shlex.join(given)} for?"
+        names = {name: action for action in self._actions for name in action.option_strings}
+        near = [name for name in names if name.startswith(option)] or difflib.get_close_matches(option, names, n=1)
+        if not near:
+            return f"there is no option {option}"
+        return f"there is no option {option}; did you mean {near[0]}: {names[near[0]].help}?"
 
     def error(self, message: str) -> NoReturn:
         for one in self._given:
@@ -236,7 +255,13 @@ def _add_reduce(command: argparse.ArgumentParser) -> None:
         "--op", metavar="NAME", action="append", help=f"{', '.join(REDUCTIONS)}; several parted by commas or given again (mean)"
     )
     what.add_argument("--axis", metavar="DIM", action="append", help="dimensions to reduce, by name or number (all)")
-    what.add_argument("--select", metavar="PART", action="append", default=[], help='a part: "time=0:120,lat=[1,5,9],lon=0"')
+    what.add_argument(
+        "--select",
+        metavar="PART",
+        action="append",
+        default=[],
+        help='a part, by positions counted from 0: "time=0:120,lat=[1,5,9],lon=0"',
+    )
     what.add_argument("--dim", metavar="DIM", help="the dimension along which several files are joined (where they differ)")
     what.add_argument("--where", metavar="CONDITION", help='leave out other values: "> 298.15", ">= 273.15 and < 300", "!= 0"')
     what.add_argument("--keepdims", action="store_true", help="keep reduced dimensions, with the length 1")
@@ -314,12 +339,17 @@ def _reduce(arguments: argparse.Namespace) -> int:
         "progress": arguments.progress or None,
     }
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if arguments.overwrite and arguments.output is None:
+        raise ConfigurationError("--overwrite goes with -o, which names the file")
     if arguments.explain and arguments.output is not None:
         raise ConfigurationError("--explain computes nothing that -o could write; give one of them")
     active = Active(arguments.file, arguments.variable, dim=arguments.dim, **options)
     if arguments.output is not None:
         _export().check_output(arguments.output, active.sources, overwrite=arguments.overwrite)
-    part = active[parse_selection(arguments.select, active.dims)]
+    selection = parse_selection(arguments.select, active.dims)
+    for text in clipped(selection, active.dims, active.shape):
+        print(f"activestore: note: --select {text}", file=sys.stderr)
+    part = active[selection]
     reductions = reductions_of(arguments.op or ["mean"], arguments.ddof)
     axis = None if arguments.axis is None else axes_of(arguments.axis, part.dims)
     skipna = not arguments.no_skipna

@@ -130,11 +130,27 @@ class Settings:
             ConfigurationError: One is not understood.
         """
         origins = {**self.origins, **{name: _keyword(name) for name in changes}}
-        return replace(self, **changes, origins=origins)
+        changed = replace(self, **changes, origins=origins)
+        _check_effect(changed.backend, changes)
+        return changed
 
 
 def _restored(values: dict[str, Any]) -> Settings:  # Any: fields of many types
     return Settings(**values)
+
+
+def _check_effect(backend: str | Backend, given: Mapping[str, Any]) -> None:  # Any: keyword arguments of many types
+    """Refuse keyword arguments that mean nothing to the backend.
+
+    Raises:
+        ConfigurationError: There is one.
+    """
+    for name in ("server", "backend_options"):
+        if backend == _LOCAL and given.get(name):
+            option = {"server": "server= (--server)", "backend_options": "backend_options= (--backend-option)"}[name]
+            raise ConfigurationError(
+                f"{option} has no effect: the backend 'posix' computes here; leave it out, or name another"
+            )
 
 
 def _keyword(name: str) -> str:
@@ -354,6 +370,7 @@ def choose(uri: str, given: Mapping[str, Any]) -> Choice:  # Any: keyword argume
     general = {name: _Given(value, file.path) for name, value in file.settings.items()}
     routed = {} if route is None else {name: _Given(value, route.origin) for name, value in route.settings.items()}
     backend = _backend(routed, environment, keywords)
+    _check_effect(backend.value, given)
     layers = [general, *(_of_backend(layer, backend.value) for layer in (routed, environment)), keywords]
     merged = _merged([*layers, {"backend": backend}])
     choice = _choice(merged, route)

@@ -12,7 +12,7 @@ from activestore.errors import ConfigurationError, JoinError, SourceNotFoundErro
 from activestore.redaction import public_address
 from activestore.source import Source, local_path
 
-__all__ = ["Address", "Addresses", "files_of", "is_local"]
+__all__ = ["Address", "Addresses", "check_several", "files_of", "is_local"]
 
 SUFFIXES = (".nc", ".nc3", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".he5")
 """How the names of the files end that are taken from a folder."""
@@ -61,6 +61,19 @@ def files_of(given: Addresses, options: Callable[[str], Mapping[str, Any]]) -> l
     if text.endswith("/"):
         return _remote_folder(text, options(text)) or [given]
     return (_remote_matches(text, options(text)) if _PATTERN.search(text) else []) or [given]
+
+
+def check_several(given: Addresses, files: Sequence[Address], option: str) -> None:
+    """Refuse an option for several files where one was named; a list, a pattern or a folder may have one only.
+
+    Raises:
+        ConfigurationError: One was named.
+    """
+    if len(files) == 1 and files[0] is given:
+        raise ConfigurationError(
+            f"{option} is the dimension along which several files are joined, and this is one; "
+            "dimensions to reduce are given as axis= (--axis)"
+        )
 
 
 def is_local(given: Address) -> bool:

@@ -335,7 +335,7 @@ def test_mistakes_of_the_user(capsys, tas, odd, argv, message):
         (["reduce", "tas.nc"], "required: VAR"),
         (["reduce", "tas.nc", "tas", "--ddof", "one"], "invalid float value"),
         (["reduce", "tas.nc", "tas", "--json", "-o", "a.nc"], "not allowed with"),
-        (["inspect", "tas.nc", "--no-such-option"], "unrecognized arguments"),
+        (["inspect", "tas.nc", "--no-such-option"], "there is no option --no-such-option"),
     ],
 )
 def test_wrong_arguments(capsys, argv, message):
@@ -574,3 +574,75 @@ def test_values_that_satisfy_a_condition(capsys, tas):
     assert found["values"] == {name: pytest.approx(float(value)) for name, value in right.items()}
     assert "where      > 298.15" in output(capsys, "reduce", "tas.nc", "tas", "--where", "> 298.15", "--explain")
     assert "'warm' is no condition: write" in failure(capsys, 2, "reduce", "tas.nc", "tas", "--where", "warm")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            ["reduce", "tas.nc", "tas", "--sel", "lat=-30:30"],
+            "there is no option --sel; did you mean --select: a part, by positions",
+        ),
+        (["reduce", "tas.nc", "tas", "--sel=lat=-30:30"], "there is no option --sel; did you mean --select"),
+        (["reduce", "--sel", "lat=-30:30", "tas.nc", "tas"], "there is no option --sel; did you mean --select"),
+        (["reduce", "tas.nc", "tas", "--ax", "time"], "there is no option --ax; did you mean --axis"),
+        (["reduce", "tas.nc", "tas", "--axes", "time"], "there is no option --axes; did you mean --axis"),
+        (["reduce", "tas.nc", "tas", "--out", "x.nc"], "there is no option --out; did you mean --output"),
+        (["reduce", "tas.nc", "tas", "--over", "-o", "x.nc"], "there is no option --over; did you mean --overwrite"),
+        (["reduce", "tas.nc", "tas", "--serv", "http://127.0.0.1:9"], "there is no option --serv; did you mean --server"),
+        (["reduce", "tas.nc", "tas", "--zzz"], "there is no option --zzz; see activestore reduce --help"),
+        (["reduce", "tas.nc", "tas", "time"], "what is time for?; see activestore reduce --help"),
+        (["inspect", "tas.nc", "--js"], "there is no option --js; did you mean --json"),
+        (["backends", "--js"], "there is no option --js; did you mean --json"),
+        (["cache", "ls", "--js"], "there is no option --js; did you mean --json"),
+        (["serve", "--root", ".", "--tok", "x"], "there is no option --tok; did you mean --token-file"),
+        (["serve", "--roo", "."], "there is no option --roo; did you mean --root"),
+        (["reduce", "tas.nc", "tas", "--overwrite"], "--overwrite goes with -o"),
+        (
+            ["reduce", "tas.nc", "tas", "--dim", "time"],
+            "--dim) is the dimension along which several files are joined, and this is one",
+        ),
+        (["reduce", "tas.nc", "tas", "--dim", "tiem"], "no axis 'tiem'"),
+        (
+            ["reduce", "tas.nc", "tas", "--backend-option", "x=1"],
+            "--backend-option) has no effect: the backend 'posix' computes here",
+        ),
+        (["reduce", "tas.nc", "tas", "--backend", "posix", "--server", "http://127.0.0.1:9"], "--server) has no effect"),
+    ],
+)
+def test_no_option_is_guessed_or_passed_over(capsys, tas, given, said):
+    try:
+        code = cli.main(given)
+    except SystemExit as error:
+        code = error.code
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("select", "said"),
+    [
+        ("lat=-30:30", "lat=-30:30 goes beyond the 18 positions of the dimension, counted from 0: all 18 are taken"),
+        ("lat=10:30", "lat=10:30 goes beyond the 18 positions of the dimension, counted from 0: 8 are taken, from 10 to 17"),
+        ("lat=17:19", "1 is taken, from 17 to 17"),
+        ("lat=-60:-30", "none are taken"),
+        ("lat=30:60", "none are taken"),
+        ("lat=18::-1", "all 18 are taken"),
+        ("lat=:-20:-1", "all 18 are taken"),
+        ("time=0:120", "time=0:120 goes beyond the 24 positions"),
+    ],
+)
+def test_what_a_selection_leaves_out_is_said(capsys, tas, select, said):
+    assert cli.main(["reduce", "tas.nc", "tas", "--op", "count", "--select", select]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("activestore: note: --select ")
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    "select", ["lat=0:18", "lat=-18:", "lat=18:", "lat=::-1", "lat=17:-19:-1", "lat=:", "lat=5:5", "lat=3"]
+)
+def test_selections_within_a_dimension_need_no_word(capsys, tas, select):
+    assert record(capsys, "reduce", "tas.nc", "tas", "--op", "count", "--select", select)["variable"] == "tas"

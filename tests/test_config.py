@@ -238,8 +238,18 @@ class TestBackend:
         assert (settings.server, settings.backend_options) == ("https://route.example", {"timeout": 5, "retries": 2})
         settings, _ = resolve(URI, {"backend": "mine"})
         assert (settings.server, settings.backend_options) == ("https://mine.example", {"timeout": 1, "x": 1})
-        settings, _ = resolve(URI, {"backend": "posix", "backend_options": {"y": 1}})
-        assert (settings.server, settings.backend_options) == (None, {"y": 1})
+        settings, _ = resolve(URI, {"backend": "posix"})
+        assert (settings.server, settings.backend_options) == (None, {})
+
+    @pytest.mark.parametrize("given", [{"backend_options": {"y": 1}}, {"backend": "posix", "server": "https://mine.example"}])
+    def test_what_means_nothing_to_the_backend_is_refused(self, tmp_path, given):
+        write_sample(tmp_path / "tas.nc")
+        with pytest.raises(ConfigurationError, match=r"= \(--.*\) has no effect: the backend 'posix' computes here"):
+            Active(tmp_path / "tas.nc", "tas", **given)
+        active = Active(tmp_path / "tas.nc", "tas")
+        with pytest.raises(ConfigurationError, match="has no effect: the backend 'posix' computes here"):
+            active.with_options(**given)
+        assert active.with_options(backend="posix").count() == active.with_options(backend="posix", backend_options={}).count()
 
     def test_options_of_the_environment_without_a_name_are_for_any(self, write, setenv):
         write(ROUTES)
@@ -529,14 +539,15 @@ class TestSecrets:
         write(NAMED)
         write_sample(tmp_path / "tas.nc")
         with caplog.at_level(0):
-            active = Active(
-                str(tmp_path / "tas.nc"), "tas", storage_options={"token": "hunter2"}, backend_options={"pwd": "hunter2"}
+            active = Active(str(tmp_path / "tas.nc"), "tas", storage_options={"token": "hunter2"})
+            near = active.with_options(
+                server="http://127.0.0.1:9", backend="reductionist", backend_options={"token": "hunter2"}
             )
             result = active.run("mean")
-        for shown in (active, active[0], active.explain(), result, result.report, active.plan("mean")):
+        for shown in (active, active[0], near, active.explain(), result, result.report, active.plan("mean"), near.plan("mean")):
             self.assert_none(repr(shown))
             self.assert_none(str(shown))
-        for packed in (active, active[0].with_options(workers=1), result):
+        for packed in (active, active[0].with_options(workers=1), near, result):
             self.assert_none(pickle.dumps(packed))
         assert pickle.loads(pickle.dumps(active)).mean() == active.mean()
         self.assert_none(caplog.text)

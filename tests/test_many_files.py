@@ -485,3 +485,15 @@ def test_series_of_the_corpus(files):
     for axis in (None, 0, (1, 2)):
         np.testing.assert_allclose(np.ma.filled(active.mean(axis), 0), np.ma.filled(wanted.mean(axis), 0), rtol=1e-12)
         np.testing.assert_array_equal(np.ma.filled(active.max(axis), 0), np.ma.filled(wanted.max(axis), 0))
+
+
+def test_a_joint_dimension_of_one_file_is_refused(folder):
+    path = folder / "tas_1.nc"
+    for one in (path, str(path), Active(path, "tas").sources[0]):
+        with pytest.raises(ConfigurationError, match="is the dimension along which several files are joined, and this is one"):
+            Active(one, "tas", dim="time")
+    # A program that lists files may find one.
+    for some in ([path], folder / "tas_1*"):
+        assert Active(some, "tas", dim="time").shape == (2, 2)
+        with pytest.raises(SelectionError, match="no axis 'level'"):
+            Active(some, "tas", dim="level")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import xarray as xr
 from xarray.backends import BackendEntrypoint, StoreBackendEntrypoint
 
-from activestore.accessor.joining import CODING, join_contents
+from activestore.accessor.joining import CODING, checked_dim, join_contents
 from activestore.accessor.stored_array import StoredFile
 from activestore.accessor.stores import Contents, read_contents, read_groups
 from activestore.config import resolve
@@ -119,6 +119,7 @@ class ActivestoreEntrypoint(BackendEntrypoint):
         with at_most(workers_of(addresses[0], options)):
             if len(addresses) == 1:
                 whole = read(0)
+                _check_dim(concat_dim, filename_or_obj, addresses[0], whole)
             else:
                 contents = concurrently(lambda number: read(number, CODING), range(len(addresses)), at_once)
                 whole = join_contents(contents, list(map(public_address, addresses)), dim=concat_dim, decode=decode, whole=read)
@@ -184,6 +185,19 @@ class ActivestoreEntrypoint(BackendEntrypoint):
     def guess_can_open(self, filename_or_obj: Any) -> bool:  # noqa: ARG002  # Any: see above
         """Return False: the engine is there for who asks for it by name."""
         return False
+
+
+def _check_dim(dim: str | None, given: object, address: str, contents: Contents) -> None:
+    """Refuse a dimension along which files are joined where one file is named, or where the one that there is lacks it.
+
+    Raises:
+        ConfigurationError: One file was named.
+        JoinError: It lacks the dimension.
+    """
+    if dim is not None and isinstance(given, (str, os.PathLike)) and os.fsdecode(given) == address:
+        raise ConfigurationError(f"concat_dim={dim!r} is the dimension along which several files are joined, and this is one")
+    if dim is not None:
+        checked_dim([contents], [address], dim)
 
 
 _ACTIVE_OPTIONS = ("backend", "server", "backend_options", "workers", "fallback")

@@ -15,7 +15,7 @@ from activestore.accessor.stores import Contents
 from activestore.combine import Joint, check_units
 from activestore.errors import JoinError
 
-__all__ = ["CODING", "join_contents"]
+__all__ = ["CODING", "checked_dim", "join_contents"]
 
 _PACKING = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
 _LIMITS = ("valid_min", "valid_max", "valid_range")
@@ -54,7 +54,7 @@ def join_contents(
     texts = _texts_of_different_widths(files)
     files = [_with_coordinates(_with_decoded(one, texts, decode)) for one in files]
     coordinates = _coordinates(files, decode)
-    along = _checked_dim(files, names, dim) if dim is not None else _found_dim(coordinates, names)
+    along = checked_dim(files, names, dim) if dim is not None else _found_dim(coordinates, names)
     _check_equal(coordinates, names, along)
     found = [None if isinstance(one[along], int) else one[along] for one in coordinates]
     order = Joint(along, names, _REMEDY).order(found, lambda i: decode(files[i].only([along]))[along].values)
@@ -194,7 +194,12 @@ def _found_dim(coordinates: Sequence[Mapping[str, Any]], names: Sequence[str]) -
     )
 
 
-def _checked_dim(files: Sequence[Contents], names: Sequence[str], dim: str) -> str:
+def checked_dim(files: Sequence[Contents], names: Sequence[str], dim: str) -> str:
+    """Return the dimension that is given.
+
+    Raises:
+        JoinError: A file has none of that name.
+    """
     for contents, name in zip(files, names, strict=True):
         if dim not in contents.get_dimensions():
             raise JoinError(f"{name}: has no dimension {dim!r}; it has {', '.join(map(repr, contents.get_dimensions()))}")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from activestore.errors import JoinError, SourceNotFoundError
+from activestore.errors import ConfigurationError, JoinError, SourceNotFoundError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* store numbers in different ways:UserWarning")
 YEARS = (2000, 2001, 2003)
@@ -183,3 +183,13 @@ def test_times_that_cannot_be_compared(tmp_path, calendars):
     if len(set(calendars)) == 1:
         coder = xr.coders.CFDatetimeCoder(use_cftime=True)
         assert xr.open_dataset(paths, engine="activestore", decode_times=coder).v.active.sum() == 6
+
+
+def test_a_joint_dimension_of_one_file(tmp_path):
+    (path,) = written(tmp_path, {2000: a_year(2000)})
+    with pytest.raises(ConfigurationError, match="concat_dim='time' is the dimension along which several files are joined"):
+        xr.open_dataset(path, engine="activestore", concat_dim="time")
+    for given in ([path], tmp_path / "tas_*.nc"):
+        assert xr.open_dataset(given, engine="activestore", concat_dim="time").sizes["time"] == 10
+        with pytest.raises(JoinError, match="has no dimension 'member'"):
+            xr.open_dataset(given, engine="activestore", concat_dim="member")
