@@ -143,10 +143,13 @@ def _damaged(uri: str, name: str, error: Exception) -> SourceError:
 
 def _numeric_v2(array: ArrayDocument, dtype: np.dtype[np.generic]) -> ZarrArray:
     document = array.document
+    if "order" not in document:
+        # Every array has one: where it was damaged, it cannot be told which.
+        raise KeyError("order")
     chunk_shape = _chunk_shape(document["chunks"], array.shape)
     separator = document.get("dimension_separator", ".")
     keys = _keys(array, chunk_shape, "", separator, "0")
-    fill = document.get("fill_value")
+    fill = document["fill_value"]
     return ZarrArray(read_pipeline_v2(document, dtype, chunk_shape), chunk_shape, chunk_shape, keys, *_fill(fill, dtype))
 
 

@@ -127,7 +127,7 @@ def test_two_turns_one_after_the_other() -> None:
     ],
 )
 def test_fill_values(dtype: str, given_fill: object, stored: bytes) -> None:
-    document = {"zarr_format": 2, "shape": [4], "chunks": [2], "dtype": dtype, "fill_value": given_fill}
+    document = {"zarr_format": 2, "shape": [4], "chunks": [2], "dtype": dtype, "order": "C", "fill_value": given_fill}
     described = describe("store", "x", document, {}, version=2)
     assert described.dtype is not None
     assert numeric_array("store", described, described.dtype).fill == stored
@@ -147,7 +147,7 @@ def test_fill_values(dtype: str, given_fill: object, stored: bytes) -> None:
     ],
 )
 def test_fill_values_that_the_type_does_not_have(dtype: str, given_fill: object) -> None:
-    document = {"zarr_format": 2, "shape": [4], "chunks": [2], "dtype": dtype, "fill_value": given_fill}
+    document = {"zarr_format": 2, "shape": [4], "chunks": [2], "dtype": dtype, "order": "C", "fill_value": given_fill}
     described = describe("store", "x", document, {}, version=2)
     with pytest.raises(SourceError, match="the metadata of 'x' cannot be read"):
         numeric_array("store", described, np.dtype(dtype))
@@ -163,3 +163,12 @@ def test_no_codec_is_forgotten_by_its_size() -> None:
     pipeline = read_pipeline_v2({"filters": [step.get_config() for step in steps]}, np.dtype("<i2"), (10,))
     assert pipeline.codecs[1:] == (Codec("zlib", 1), Codec("crc32", 0, (0,)))
     assert bytes(decode(data, pipeline.codecs, 20)) == numbers.tobytes()
+
+
+@pytest.mark.parametrize("name", ["shape", "chunks", "dtype", "order", "fill_value"])
+def test_what_every_array_has_must_be_there(name: str) -> None:
+    document = {"shape": [4], "chunks": [2], "dtype": "<i4", "order": "F", "fill_value": 7, "compressor": None, "filters": None}
+    del document[name]
+    with pytest.raises(SourceError, match=rf"'{name}' is missing"):
+        described = describe("store", "x", {"zarr_format": 2, "oraer": "F", **document}, {}, version=2)
+        numeric_array("store", described, np.dtype("<i4"))
