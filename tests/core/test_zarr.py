@@ -169,6 +169,10 @@ def test_no_codec_is_forgotten_by_its_size() -> None:
 def test_what_every_array_has_must_be_there(name: str) -> None:
     document = {"shape": [4], "chunks": [2], "dtype": "<i4", "order": "F", "fill_value": 7, "compressor": None, "filters": None}
     del document[name]
-    with pytest.raises(SourceError, match=rf"'{name}' is missing"):
+
+    def read():
         described = describe("store", "x", {"zarr_format": 2, "oraer": "F", **document}, {}, version=2)
-        numeric_array("store", described, np.dtype("<i4"))
+        return numeric_array("store", described, np.dtype("<i4"))
+
+    with pytest.raises(SourceError, match=rf"'{name}' is missing"):
+        read()
