@@ -171,7 +171,7 @@ class _Parser(argparse.ArgumentParser):
     def _unknown(self, given: Sequence[str]) -> str:
         option = next((text.partition("=")[0] for text in given if text.startswith("-")), None)
         if option is None:
-            return f"what is {shlex.join(given)} for?"
+            return f"what is {' '.join(given)} for?"
         names = {name: action for action in self._actions for name in action.option_strings}
         near = [name for name in names if name.startswith(option)] or difflib.get_close_matches(option, names, n=1)
         if not near:

@@ -37,7 +37,7 @@ RANKS = {
     "explanation": 5,
     "plugins": 6,
     "named_reductions": 2,
-    "occupied": 5,
+    "occupied": 6,
     "opening": 7,
     "active": 8,
     "compat": 9,

@@ -11,13 +11,13 @@ import functools
 import importlib
 import inspect
 import os
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from activestore.core.variable import ReadableSource
 from activestore.errors import ActivestoreError, SourceError
+from activestore.forking import Lock
 from activestore.occupied import is_changed_by_file, is_changed_by_store
 from activestore.redaction import public_address
 from activestore.source import local_path
@@ -46,7 +46,7 @@ class Reader(Protocol):
 
 
 _GUARDED: list[Callable[..., Any]] = []
-_LOCK = threading.Lock()
+_LOCK = Lock()
 _READERS: weakref.WeakSet[Reader] = weakref.WeakSet()
 
 
