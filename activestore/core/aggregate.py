@@ -31,7 +31,9 @@ class Aggregator:
         axes = plan.template.axes
         self._shape = plan.request.result_shape
         self._axes = frozenset(axes)
-        self._count: npt.NDArray[np.int64] = np.zeros(self._shape, np.int64 if axes else np.uint8)
+        # Counts are small numbers, mostly: in few bytes, they take less time to add up than in eight.
+        under = math.prod(plan.template.selected[axis] for axis in axes)
+        self._count: npt.NDArray[Any] = np.zeros(self._shape, np.min_scalar_type(under))
         self._states: dict[str, State] = {}
         self._carries = _may_overflow(plan)
         # A cell of a group may be reached first by any chunk: which of them were is kept for each.
@@ -54,17 +56,17 @@ class Aggregator:
             self._states = {
                 name: tuple(np.zeros(self._shape, array.dtype) for array in state) for name, state in partial.states.items()
             }
-        reached = self._reached_before(task, where)
+        reached, count = self._reached_before(task, where), _in_type(partial.count, self._count.dtype)
         if reached is False:
             for name, state in partial.states.items():
                 for total, part in zip(self._states[name], state, strict=True):
                     total[where] = part
-            self._count[where] = partial.count
+            self._count[where] = count
             return
         with np.errstate(all="ignore"):
             for component in self._plan.template.components:
                 self._combine(component, where, partial, reached)
-        self._count[where] += partial.count
+        self._count[where] += count
 
     def _reached_before(self, task: ChunkTask, where: Any) -> npt.NDArray[np.bool_] | bool:  # Any: what indexes an array
         """Return whether there is something already in the cells that a task reaches: in all, in none, or in which of them."""
@@ -115,28 +117,29 @@ class Aggregator:
         states = self._states or _empty_states(self._plan)
         variable = request.variable
         packing = None if self._plan.template.packing is not None else variable.packing
+        count = self._counted()
         found = {}
         for reduction in request.reductions:
             unpacked: Mapping[str, State] = states
             if packing is not None:
-                unpacked = unpack_states(reduction.components, states, packing, self._count)
-            found[reduction.name] = self._finalized(reduction, unpacked, tuple(drop))
-        return found, _scalar(np.squeeze(self._counted(), axis=tuple(drop)))
+                unpacked = unpack_states(reduction.components, states, packing, count)
+            found[reduction.name] = self._finalized(reduction, unpacked, count, tuple(drop))
+        return found, _scalar(np.squeeze(count, axis=tuple(drop)))
 
     def _counted(self) -> npt.NDArray[np.int64]:
-        if self._count.dtype == np.uint8 and self._count.all():
-            # Nothing is reduced and nothing missing: an array of ones could be larger than all that was read.
-            return np.broadcast_to(np.int64(1), self._shape)
-        return self._count.astype(np.int64, copy=False)
+        if self._count.size > 1 and self._count.min() == self._count.max():
+            # Nothing is missing, mostly: an array of the same number throughout could be larger than all that was read.
+            return np.broadcast_to(np.int64(self._count.flat[0]), self._shape)
+        return self._count.astype(np.int64)
 
     def _finalized(
-        self, reduction: Reduction, states: Mapping[str, State], drop: tuple[int, ...]
+        self, reduction: Reduction, states: Mapping[str, State], count: npt.NDArray[np.int64], drop: tuple[int, ...]
     ) -> Any:  # Any: a number or an array
         array: Array = np.zeros(self._shape)
         # A user's own reduction says what its states are only where there are chunks.
         if all(component.name in states for component in reduction.components):
             with np.errstate(all="ignore"):
-                array = finalized(reduction, states, self._count)
+                array = finalized(reduction, states, count)
         array = np.squeeze(array.reshape(self._shape), axis=drop)
         if reduction.name == "count":
             return _scalar(array)
@@ -144,6 +147,12 @@ class Aggregator:
         if array.ndim == 0:
             return array[()] if everywhere else np.ma.masked
         return np.ma.MaskedArray(array, mask=np.ma.nomask if everywhere else np.squeeze(self._count == 0, axis=drop))
+
+
+def _in_type(count: npt.NDArray[Any], dtype: np.dtype[Any]) -> Any:  # Any: a number or an array
+    """Return counts in a type that holds them: one number where one is all there is, which takes much less time to add."""
+    same = count.size > 1 and not any(count.strides)
+    return dtype.type(count.flat[0]) if same else count.astype(dtype, copy=False)
 
 
 def _may_overflow(plan: Plan | JoinedPlan) -> bool:

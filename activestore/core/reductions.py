@@ -356,7 +356,8 @@ def _rough(states: Mapping[str, State], count: Counts) -> Array:
 
 
 def _mean(states: Mapping[str, State], count: Counts) -> Array:
-    return np.asarray(_rough(states, count) / count)
+    total, *carry = states["sum"]
+    return np.asarray((total + carry[0] * 2.0**64 if carry else total) / count)
 
 
 def _ptp(states: Mapping[str, State], count: Counts) -> Array:

@@ -1,12 +1,16 @@
 """One chunk in, one partial out: what would run in a store, compared with NumPy on that chunk."""
 
 import dataclasses
+import math
+from pathlib import Path
+from unittest import mock
 
 import h5py
 import numpy as np
 import pytest
 
 from activestore import Active
+from activestore.core import kernel
 from activestore.core.kernel import reduce_chunk
 from activestore.errors import CorruptChunkError
 
@@ -76,3 +80,29 @@ def test_the_task_holds_plain_values_only(active):
     for field in dataclasses.fields(task):
         if field.name not in ("template", "codecs"):
             assert isinstance(getattr(task, field.name), plain), field.name
+
+
+@pytest.mark.parametrize("chunks", [(20, 30, 2), (7, 30, 3), (40, 1, 4), (20, 60, 1)])
+@pytest.mark.parametrize("dtype", ["u1", "f4", "i8"])
+def test_short_last_dimensions(chunks: tuple[int, ...], dtype: str, tmp_path: Path) -> None:
+    # The numbers of these chunks are laid out in another order first.
+    numbers = np.random.default_rng(0).integers(0, 100, (40, 60, 4)).astype(dtype)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        dataset = file.create_dataset("v", data=numbers, chunks=chunks, compression="gzip")
+        dataset.attrs["_FillValue"] = numbers.dtype.type(3)
+    active, values = Active(tmp_path / "a.h5", "v"), np.ma.masked_equal(numbers, 3)
+    assert math.prod(chunks) < kernel._FEW
+    with mock.patch.object(kernel, "_FEW", 1):
+        for axis in (None, 0, 1, 2, (0, 2), (1, 2), (0, 1)):
+            found = active.run(("sum", "mean", "min", "max", "std", "any", "all"), axis)
+            for name, given in found.values.items():
+                wanted = getattr(values.astype("f8") if name in ("std", "mean") else values, name)(axis=axis)
+                np.testing.assert_allclose(given, wanted, rtol=1e-12, err_msg=f"{name} {axis}")
+            assert np.array_equal(found.count, values.count(axis=axis))
+        for axis in (0, 1, 2):
+            assert np.array_equal(active.argmin(axis), np.ma.argmin(values, axis=axis, fill_value=101))
+        groups = active.reduce(("sum", "max"), (0, 2), by={0: np.arange(40) % 3})
+        for group in range(3):
+            assert np.array_equal(groups["sum"][group], values[group::3].sum(axis=(0, 2)))
+            assert np.array_equal(groups["max"][group], values[group::3].max(axis=(0, 2)))
+        assert np.array_equal(active[::3, 5:50:2, 1:3].sum(2), values[::3, 5:50:2, 1:3].sum(axis=2))
