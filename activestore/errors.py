@@ -33,6 +33,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from activestore.descriptors import FULL, is_full
+
 __all__ = [
     "ActivestoreError",
     "BackendError",
@@ -206,7 +208,8 @@ def map_errors(uri: str) -> Iterator[None]:
     except PermissionError as error:
         raise SourceError(f"{uri}: permission denied; ask for read access to it") from error
     except OSError as error:
-        raise SourceError(f"{uri}: {error}") from error
+        what = FULL if is_full(error) else error
+        raise SourceError(f"{uri}: {what}") from error
 
 
 def without_frames(error: BaseException) -> None:

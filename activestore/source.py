@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from activestore.core.variable import ReadableSource
+from activestore.descriptors import kept, released, with_room
 from activestore.errors import SourceError, SourceNotFoundError, UnsupportedError, map_errors
 from activestore.forking import Lock
 from activestore.origin import Origin
@@ -27,36 +28,32 @@ Source = ReadableSource
 """What a source offers: `uri`, `size`, `version`, `read_ranges`, `metadata`, `for_hdf5`."""
 
 
-_MOST_OPEN = 256
-"""Files that are kept open; others are opened for each read."""
-
-
 class _Descriptor:
-    """An open file; of those beyond `_MOST_OPEN`, one that is opened anew each time."""
-
-    _kept = 0
-    _lock = Lock()
+    """An open file; it may be let go of when too many are open, and is opened anew for each read then."""
 
     def __init__(self, path: str) -> None:
         """Open the file at `path`."""
-        self._path = path
+        self._path, self._lock = path, Lock()
         descriptor = _open(path)
         self.status = os.fstat(descriptor)
         """What was known of it when it was opened."""
-        with self._lock:
-            keeps = _Descriptor._kept < _MOST_OPEN
-            _Descriptor._kept += keeps
-        self._descriptor = descriptor if keeps else None
-        if keeps:
-            weakref.finalize(self, _let_go, descriptor)
-        else:
-            os.close(descriptor)
+        self._descriptor: int | None = descriptor
+        self._users = 0
+        self._finalizer = weakref.finalize(self, _close, descriptor)
+        kept(self)
 
     @contextmanager
     def opened(self) -> Iterator[tuple[int, os.stat_result]]:
         """Give a descriptor for the length of a `with` block, and what is known of the file that it is of."""
-        if self._descriptor is not None:
-            yield self._descriptor, self.status
+        with self._lock:
+            descriptor = self._descriptor
+            self._users += descriptor is not None
+        if descriptor is not None:
+            try:
+                yield descriptor, self.status
+            finally:
+                with self._lock:
+                    self._users -= 1
             return
         descriptor = _open(self._path)
         try:
@@ -64,16 +61,25 @@ class _Descriptor:
         finally:
             os.close(descriptor)
 
+    def let_go(self) -> bool:
+        """Close it, unless it is being read; return whether it is closed."""
+        with self._lock:
+            if self._users:
+                return False
+            self._descriptor = None
+        self._finalizer()
+        return True
+
 
 def _open(path: str) -> int:
     # A pipe would have to be waited for.
-    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    return with_room(lambda: os.open(path, flags))
 
 
-def _let_go(descriptor: int) -> None:
+def _close(descriptor: int) -> None:
     os.close(descriptor)
-    with _Descriptor._lock:
-        _Descriptor._kept -= 1
+    released()
 
 
 class LocalSource:

@@ -38,6 +38,7 @@ from urllib3.exceptions import (
 from urllib3.util import parse_url
 from urllib3.util.connection import allowed_gai_family
 
+from activestore.descriptors import FULL, is_full, kept, let_go, released
 from activestore.errors import ConfigurationError, without_frames
 from activestore.forking import Lock, keep_unused, renew_after_fork
 from activestore.pace import BUSY, Pace, Patience, current_limit, pace_of
@@ -109,7 +110,7 @@ class Client:
         renew_after_fork(self)
 
     def _begin(self) -> None:
-        self._live = _Connections()
+        self._live = _Connections(self._close_idle)
         self._abandoned = threading.Event()
         self._lock = Lock()
         # Not urllib3's own limit: who waits there for a connection cannot be told to give up.
@@ -168,6 +169,8 @@ class Client:
                 wait = patience.again_unless_too_often()
                 if wait is None or abandoned.is_set() or _hopeless(error):
                     raise NoAnswerError(_described(error, url)) from error
+                if is_full(error):
+                    let_go()
                 without_frames(error)  # in which the part of the answer is that has come
             pause = min(_FIRST_PAUSE * 2 ** max(0, patience.attempts - 1), _LONGEST_PAUSE)
             abandoned.wait(wait + random.uniform(0, pause))  # noqa: S311  # spreads retries, keeps no secret
@@ -214,8 +217,14 @@ class Client:
 
     def close(self) -> None:
         """Close all connections."""
+        self._close_idle()
         with self._lock:
-            managers, self._managers = list(self._managers.values()), {}
+            self._managers = {}
+
+    def _close_idle(self) -> None:
+        """Close the connections over which no request is under way; the others when it has been answered."""
+        with self._lock:
+            managers = list(self._managers.values())
         for manager in managers:
             manager.clear()
 
@@ -258,9 +267,11 @@ class Client:
 class _Connections:
     """The connections that are open, of which none is kept alive by this."""
 
-    def __init__(self) -> None:
+    def __init__(self, close_idle: Callable[[], None]) -> None:
+        """Take what closes those that are not in use."""
         self._open: WeakSet[HTTPConnection] = WeakSet()
         self._lock = Lock()
+        self._close_idle = close_idle
 
     def add(self, connection: HTTPConnection) -> None:
         """Take a connection that was just made.
@@ -270,14 +281,22 @@ class _Connections:
         """
         with self._lock:
             self._open.add(connection)
+        kept(self)
         if _THREAD.abandoned is not None and _THREAD.abandoned.is_set():
             raise ConnectionAbortedError
 
+    def let_go(self) -> bool:
+        """Close those that are not in use, which are made anew when they are needed."""
+        self._close_idle()
+        return not any(connection.sock is not None for connection in self._listed())
+
+    def _listed(self) -> list[HTTPConnection]:
+        with self._lock:
+            return list(self._open)
+
     def shut_down(self) -> None:
         """End them all: who waits for one has an error."""
-        with self._lock:
-            connections = list(self._open)
-        for connection in connections:
+        for connection in self._listed():
             # Looked up once: the thread that it belongs to may close it at any moment.
             connected = connection.sock
             if connected is not None:
@@ -346,6 +365,10 @@ def _pools_that_register(live: _Connections, peer_allowed: Callable[[str], None]
             super().connect()
             live.add(self)
 
+        def close(self) -> None:
+            _closed(self)
+            super().close()
+
     class Secure(HTTPSConnection):
         def _new_conn(self) -> socket.socket:
             return _connected(self, super()._new_conn, peer_allowed)
@@ -354,6 +377,10 @@ def _pools_that_register(live: _Connections, peer_allowed: Callable[[str], None]
             super().connect()
             self.is_verified = True  # if it is not, that was warned of once: urllib3 warns at every request
             live.add(self)
+
+        def close(self) -> None:
+            _closed(self)
+            super().close()
 
     class PlainPool(HTTPConnectionPool):
         QueueCls = _Queue
@@ -364,6 +391,12 @@ def _pools_that_register(live: _Connections, peer_allowed: Callable[[str], None]
         ConnectionCls = Secure
 
     return {"http": PlainPool, "https": SecurePool}
+
+
+def _closed(connection: HTTPConnection) -> None:
+    """Take note that a connection is about to be closed, if it was open."""
+    if connection.sock is not None:
+        released()
 
 
 def _read(response: urllib3.BaseHTTPResponse, url: str, most: int) -> bytes:
@@ -420,6 +453,8 @@ _ADVICE: tuple[tuple[type[BaseException], str], ...] = (
 def _described(error: BaseException, url: str) -> str:
     """Return what went wrong and what to try, in one line without secrets."""
     chain = [found for found in _causes(error) if not isinstance(found, _LOST)] or [error]
+    if is_full(error):
+        return f"{public_address(url)}: {FULL}"
     for kind, advice in _ADVICE:
         for found in chain:
             if isinstance(found, kind):

@@ -8,8 +8,9 @@ import activestore
 ROOT = Path(activestore.__file__).parent
 RANKS = {
     "errors": 0,
-    "forking": -1,
-    "pace": 0,
+    "forking": -2,
+    "pace": -1,
+    "descriptors": -1,
     "core": 1,
     "redaction": 1,
     "hookspecs": 2,

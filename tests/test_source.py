@@ -18,12 +18,6 @@ from activestore.source import LocalSource, open_source
 CONTENT = bytes(range(256)) * 40
 
 
-@pytest.fixture(autouse=True)
-def _room_for_open_files(monkeypatch):
-    """Files are kept open, however many sources the tests before have left to the garbage collector."""
-    monkeypatch.setattr("activestore.source._MOST_OPEN", sys.maxsize)
-
-
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "a.nc"

@@ -22,6 +22,7 @@ from activestore.core.collection import held_back
 from activestore.core.hdf5 import load_plugins
 from activestore.core.metadata import is_classic
 from activestore.core.objects import ObjectSource
+from activestore.descriptors import with_room
 from activestore.errors import ActivestoreError, ConfigurationError, GroupNotFoundError, SourceError
 from activestore.source import Source
 
@@ -152,7 +153,7 @@ def _opened(source: Source, group: str | None) -> Iterator[Any]:  # Any: xarray'
 
 def _file(source: Source) -> h5netcdf.File:
     try:
-        return h5netcdf.File(source.for_hdf5(), "r", phony_dims="access", decode_vlen_strings=True)
+        return with_room(lambda: h5netcdf.File(source.for_hdf5(), "r", phony_dims="access", decode_vlen_strings=True))
     except ValueError as error:
         raise SourceError(
             f"{source.uri}: its dimensions are none that xarray can have ({error}); open its variables with Active"

@@ -38,6 +38,7 @@ from activestore.core.variable import (
     unplaced_table,
     unwritten_table,
 )
+from activestore.descriptors import FULL, is_full, with_room
 from activestore.errors import ActivestoreError, NotNumericError, SourceError, UnsupportedError
 
 __all__ = [
@@ -70,10 +71,12 @@ def hdf5_file(source: ReadableSource) -> h5py.File:
         SourceError: It is damaged, or not HDF5.
     """
     try:
-        return h5py.File(source.for_hdf5(), "r")
+        return with_room(lambda: h5py.File(source.for_hdf5(), "r"))
     except ActivestoreError:
         raise
     except OSError as error:
+        if is_full(error):
+            raise SourceError(f"{source.uri}: {FULL}") from error
         raise SourceError(f"{source.uri}: the HDF5 library cannot open it ({error}); is it cut off or damaged?") from error
 
 

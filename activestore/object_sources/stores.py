@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from activestore.core.dispatch import concurrently
+from activestore.descriptors import with_room
 from activestore.errors import SourceError, SourceNotFoundError, map_errors
 from activestore.fsspec_errors import named_errors
 from activestore.fsspec_place import FsspecPlace
@@ -80,7 +81,7 @@ class LocalObjects:
     def _below(self, path: str, prefix: str, folder: str) -> Iterator[tuple[str, int]]:
         with map_errors(self.uri):
             try:
-                entries = os.scandir(path)
+                entries = with_room(lambda: os.scandir(path))
             except (FileNotFoundError, NotADirectoryError):
                 return
             with entries:
@@ -100,7 +101,7 @@ class LocalObjects:
         """Return the names of the folders directly in a folder, sorted."""
         with map_errors(self.uri):
             try:
-                with os.scandir(self._path(folder) if folder else self._root) as entries:
+                with with_room(lambda: os.scandir(self._path(folder) if folder else self._root)) as entries:
                     return sorted(entry.name for entry in entries if entry.is_dir())
             except (FileNotFoundError, NotADirectoryError):
                 return []
@@ -116,7 +117,8 @@ class LocalObjects:
     def _read(self, key: str, offset: int, size: int) -> bytes:
         with map_errors(f"{self.uri}: {key}"):
             # A pipe would have to be waited for.
-            descriptor = os.open(self._path(key), os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+            flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+            descriptor = with_room(lambda: os.open(self._path(key), flags))
             try:
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):
