@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 from activestore.blocks import METADATA_BLOCK, MetadataView, data_file
 from activestore.core.dispatch import concurrently
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError
-from activestore.index_cache import default_cache
+from activestore.index_cache import usable_cache
 from activestore.origin import Origin
 from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
 from activestore.redaction import public_address, secret_parts, split_login
@@ -104,7 +104,7 @@ class HttpSource:
         self._uri, self._target, self._reopen = target.uri, target, reopen
         self._url = target.url
         self._client = Client(HttpOptions(connections=_AT_ONCE, verify=target.verify))
-        self._cache = default_cache()
+        self._cache = usable_cache()
         self._key = target.url
         known = self._known()
         segments = {0: self._first_bytes()} if known is None else known

@@ -11,8 +11,9 @@ hash of the address; what it holds, numbers little-endian:
 32 bytes   BLAKE2b of all that stands before
 ```
 
-What is cut off, damaged or of another kind counts as absent: a wrong byte could become a wrong number. Nor does a failure
-of the cache ever fail a run: it is logged, and the metadata are read from the remote file.
+What is cut off, damaged or of another kind counts as absent: a wrong byte could become a wrong number. So does what another
+user may have written: nothing in a file shows that it is ours, so its owner and mode have to. Nor does a failure of the cache
+ever fail a run: it is logged, and the metadata are read from the remote file.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from urllib.parse import unquote
 
 from activestore.redaction import public_address
 
-__all__ = ["ENTRY_LIMIT", "TOTAL_LIMIT", "CacheEntry", "IndexCache", "default_cache"]
+__all__ = ["ENTRY_LIMIT", "TOTAL_LIMIT", "CacheEntry", "IndexCache", "default_cache", "usable_cache"]
 
 ENTRY_LIMIT = 64 << 20
 """Bytes of the largest file that is kept."""
@@ -106,7 +107,7 @@ class IndexCache:
         """
         path = self._path(uri)
         try:
-            data = _read(path)
+            data = _read(path) if self.is_safe() else None
             if data is None:
                 return {}
             header, segments = _parsed(data)
@@ -145,13 +146,24 @@ class IndexCache:
             if len(data) > ENTRY_LIMIT:
                 _LOG.debug("%s: %d bytes of metadata are too many to be kept", path, len(data))
                 return
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(self.folder)
             _write(path, data)
             self._trim()
         except FileNotFoundError:
             _LOG.debug("%s: the cache was cleared meanwhile", path)
         except OSError as error:
             _warn_once(f"{self.folder}: metadata of remote files cannot be kept ({_reason(error)}){_ADVICE}")
+
+    def is_safe(self) -> bool:
+        """Return whether nobody else can write to the folder; if somebody can, that is logged once."""
+        try:
+            why = _danger(self.folder)
+        except OSError as error:
+            _warn_once(f"{self.folder}: what is kept of remote files cannot be read ({_reason(error)}){_ADVICE}")
+            return False
+        if why:
+            _warn_once(f"{self.folder}: no metadata of remote files are kept there, nor used: {why}{_ADVICE}")
+        return not why
 
     def has(self, uri: str) -> bool:
         """Return whether anything is kept of a remote file, of whatever version."""
@@ -213,6 +225,12 @@ class IndexCache:
         for (path, _), total in zip(latest_first, totals, strict=True):
             if total > self.limit:
                 _removed(path)
+
+
+def usable_cache() -> IndexCache | None:
+    """Return the cache of `default_cache` if nobody else can write to its folder; None if there is none, or somebody can."""
+    found = default_cache()
+    return found if found is not None and found.is_safe() else None
 
 
 def default_cache() -> IndexCache | None:
@@ -359,11 +377,84 @@ def _entry(path: Path) -> CacheEntry | None:
 
 
 def _read(path: Path) -> bytes | None:
-    """Return the bytes of a file; None if it is not one, as a pipe, or larger than all that are kept."""
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode) or status.st_size > ENTRY_LIMIT:
-        return None
-    return path.read_bytes()
+    """Return the bytes of a file; None if it is not one, as a pipe, or larger than all that are kept.
+
+    Raises:
+        ValueError: Somebody else may have written them.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    with open(os.open(path, flags), "rb") as file:
+        # Of the very file that is read, whatever there is by that name next.
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > ENTRY_LIMIT:
+            return None
+        why = _not_ours(status, "it")
+        if why:
+            raise ValueError(why)
+        return file.read()
+
+
+def _danger(folder: Path) -> str:
+    """Return why others can write to a folder, or put another in its place; empty if they cannot, or it is not there yet.
+
+    Raises:
+        OSError: It cannot be looked at.
+    """
+    if not hasattr(os, "geteuid"):
+        return ""
+    for path in (folder, *folder.parents):
+        try:
+            link, status = os.lstat(path), os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        why = ""
+        if path == folder:
+            why = _not_ours(link, "the link") if stat.S_ISLNK(link.st_mode) else ""
+            why = why or _not_ours(status, "it")
+        elif status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+            # Who can write to a folder with a sticky bit can still not rename what others have there.
+            why = f"all users can write to {path}"
+        if why:
+            return why
+    return ""
+
+
+def _not_ours(status: os.stat_result, what: str) -> str:
+    """Return why others than this user and the system's own can write to a file or folder; empty if they cannot."""
+    if not hasattr(os, "geteuid"):
+        return ""
+    if status.st_uid not in (os.geteuid(), 0):
+        return f"{what} belongs to another user ({status.st_uid})"
+    if stat.S_ISLNK(status.st_mode):
+        return ""
+    if status.st_mode & stat.S_IWOTH:
+        return f"all users can write to it (mode {stat.S_IMODE(status.st_mode):o}; chmod 700)"
+    if status.st_mode & stat.S_IWGRP and not _is_own_group(status.st_gid):
+        return f"a group of users can write to it (mode {stat.S_IMODE(status.st_mode):o}; chmod 700)"
+    return ""
+
+
+def _is_own_group(gid: int) -> bool:
+    """Return whether a group is one that many systems make for each user alone."""
+    import grp  # noqa: PLC0415  # not on all systems
+    import pwd  # noqa: PLC0415  # the same
+
+    try:
+        group, user = grp.getgrgid(gid), pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return False
+    return group.gr_name == user.pw_name and gid == user.pw_gid and set(group.gr_mem) <= {user.pw_name}
+
+
+def _make(folder: Path) -> None:
+    """Make a folder, and those above that are not there, for this user alone.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import re
 import stat
 import struct
 import subprocess
@@ -20,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from activestore import Active, index_cache
-from activestore.index_cache import ENTRY_LIMIT, TOTAL_LIMIT, CacheEntry, IndexCache, default_cache
+from activestore.index_cache import ENTRY_LIMIT, TOTAL_LIMIT, CacheEntry, IndexCache, default_cache, usable_cache
 
 URI = "https://store.example/tas.nc"
 PRIVATE = "https://me:passw0rd@store.example/tas.nc?signature=s1gned"
@@ -222,6 +223,91 @@ def test_files_are_the_users_own(cache, kept):
     assert {stat.S_IMODE(path.stat().st_mode) for path in cache.folder.iterdir()} == {0o600}
 
 
+OTHER = 65534
+"""A user who is neither this one nor the system's own."""
+AS_ROOT = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root can give files away")
+
+
+@POSIX
+def test_folders_are_made_for_the_user_alone(tmp_path):
+    old = os.umask(0)
+    try:
+        IndexCache(tmp_path / "new" / "newer" / "index").save(URI, **SAME, segments=SEGMENTS)
+    finally:
+        os.umask(old)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_dir()} == {0o700}
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("which", "mode", "owner", "why"),
+    [
+        ("folder", 0o777, None, r"all users can write to it \(mode 777; chmod 700\)"),
+        ("folder", 0o1777, None, r"all users can write to it \(mode 1777; chmod 700\)"),
+        ("above", 0o777, None, "all users can write to .*"),
+        ("file", 0o666, None, r"all users can write to it \(mode 666; chmod 700\)"),
+        pytest.param("folder", 0o700, (OTHER, -1), "it belongs to another user", marks=AS_ROOT),
+        pytest.param("file", 0o600, (OTHER, OTHER), "it belongs to another user", marks=AS_ROOT),
+        pytest.param("folder", 0o770, (-1, OTHER), "a group of users can write to it", marks=AS_ROOT),
+        pytest.param("file", 0o660, (-1, OTHER), "a group of users can write to it", marks=AS_ROOT),
+    ],
+)
+def test_what_others_may_have_written_is_absent(cache, kept, caplog, monkeypatch, which, mode, owner, why):
+    """Names and checksums of files need no secret: whoever can write there could plant other offsets, or other metadata."""
+    assert cache.load(URI, **SAME) == SEGMENTS
+    changed = {"folder": cache.folder, "above": cache.folder.parent, "file": kept}[which]
+    if owner is not None:
+        os.chown(changed, *owner)
+    changed.chmod(mode)
+    for _ in range(3):
+        assert cache.load(URI, **SAME) == {}
+    assert re.search(why, caplog.text)
+    monkeypatch.setattr(index_cache, "default_cache", lambda: cache)
+    assert usable_cache() == (cache if which == "file" else None)
+    # It can be seen, and removed.
+    assert cache.clear() == 1
+
+
+@POSIX
+def test_a_folder_of_all_with_a_sticky_bit_may_be_above(tmp_path):
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").chmod(0o1777)
+    cache = IndexCache(tmp_path / "tmp" / "me" / "index")
+    cache.save(URI, **SAME, segments=SEGMENTS)
+    assert cache.load(URI, **SAME) == SEGMENTS
+
+
+@POSIX
+def test_links_are_not_followed_to_what_others_have(cache, kept, tmp_path, caplog):
+    there = tmp_path / "planted"
+    os.replace(kept, there)
+    kept.symlink_to(there)
+    assert cache.load(URI, **SAME) == {}
+    kept.unlink()
+    os.replace(there, kept)
+    os.replace(cache.folder, tmp_path / "elsewhere")
+    cache.folder.symlink_to(tmp_path / "elsewhere")
+    assert cache.load(URI, **SAME) == SEGMENTS  # a link of one's own
+    if os.geteuid() == 0:
+        os.chown(cache.folder, OTHER, OTHER, follow_symlinks=False)
+        assert cache.load(URI, **SAME) == {}
+        assert "the link belongs to another user" in caplog.text
+
+
+@POSIX
+def test_a_group_of_one_s_own_may_write(monkeypatch, cache, kept):
+    import grp
+    import pwd
+
+    cache.folder.chmod(0o770)
+    user = pwd.getpwuid(os.geteuid())
+    for members, safe in (([], True), ([user.pw_name], True), (["another"], False)):
+        group = grp.struct_group((user.pw_name, "x", user.pw_gid, members))
+        monkeypatch.setattr(grp, "getgrgid", lambda _, group=group: group)
+        os.chown(cache.folder, -1, user.pw_gid)
+        assert (cache.load(URI, **SAME) == SEGMENTS) == safe
+
+
 def test_entries_say_what_is_kept(cache, kept):
     before = time.time()
     assert cache.entries() == [
@@ -390,7 +476,7 @@ def test_files_that_may_not_be_touched_break_nothing(cache, kept, monkeypatch, c
     assert cache.clear() == 0
     assert cache.load(URI, **SAME) == SEGMENTS
     assert "Permission denied" in caplog.text
-    monkeypatch.setattr(Path, "read_bytes", refused)
+    monkeypatch.setattr(os, "open", refused)
     assert cache.load(URI, **SAME) == {}
     assert "cannot be read (Permission denied)" in caplog.text
 
