@@ -1,12 +1,13 @@
 # make demo   installs into .venv and reduces a real file        make test   installs and runs all tests
 # make test-real   the tests beside real servers, which tests/real/install installs
+# make fuzz   other writers' files, made up for two minutes, beside NumPy (SECONDS=600 SEED=1)
 # make lint   ruff          make types   mypy          make docs   the site          make bench   beside every peer
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMPS := .venv/.installed
 
-.PHONY: demo test test-real lint types docs bench clean
+.PHONY: demo test test-real fuzz lint types docs bench clean
 
 demo: $(STAMPS)-all
 	$(BIN)/activestore demo
@@ -17,6 +18,11 @@ test: $(STAMPS)-all,test
 # One process: each server is started once.
 test-real: $(STAMPS)-all,test
 	$(BIN)/python -m pytest -m real $(ARGS) tests/real
+
+# SECONDS of it with a SEED of one's own; else with a new one, which is printed.
+SECONDS := 120
+fuzz: $(STAMPS)-all,test
+	$(BIN)/python -W ignore -m tests.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(STAMPS)-lint
 	$(BIN)/ruff check .
@@ -43,4 +49,4 @@ $(STAMPS)-%: pyproject.toml constraints.txt | .venv/bin/python
 	touch '$@'
 
 clean:
-	rm -rf .venv site .hypothesis .mypy_cache .pytest_cache .ruff_cache benchmarks/data
+	rm -rf .venv site .hypothesis .mypy_cache fuzz-faults .pytest_cache .ruff_cache benchmarks/data
