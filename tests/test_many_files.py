@@ -385,6 +385,21 @@ def test_the_command_line_takes_patterns(folder, capsys):
     assert main(["inspect", str(folder / "tas_2*")]) == 0
 
 
+@pytest.mark.parametrize(("first", "second"), [("i4", "f8"), ("f8", "i4"), ("i2", "f4"), ("i8", "f4"), ("u1", "i8")])
+def test_conditions_hold_for_files_of_different_types(tmp_path, first, second):
+    paths = [tmp_path / "a.nc", tmp_path / "b.nc"]
+    for path, dtype in zip(paths, (first, second), strict=True):
+        series.write(Member(length=5, dtype=dtype, seed=1), path)
+    values = series.reference(paths, 0)
+    chosen = np.ma.masked_where(np.ma.getmaskarray(values) | (values.data <= 20), values.data)
+    for axis in ((0,), (), (0, 1, 2)):
+        found = joined(paths).reduce(("sum", "mean", "var", "min", "count"), axis, where="> 20")
+        np.testing.assert_array_equal(found["count"], chosen.count(axis=axis))
+        for name in ("sum", "mean", "var", "min"):
+            wanted = getattr(chosen, name)(axis=axis) if axis else chosen * (name != "var")
+            np.testing.assert_allclose(np.ma.filled(found[name], -1), np.ma.filled(wanted, -1), rtol=1e-12, err_msg=name)
+
+
 def test_files_elsewhere_are_listed_by_fsspec(folder):
     import fsspec
 

@@ -220,6 +220,8 @@ def _own_plan(request: ReductionRequest, joint: TaskTemplate, dim: int, piece: P
     value = request.variable.value_dtype
     if variable.value_dtype != value and (joint.condition is not None or any(map(_needs_values, joint.components))):
         template = dataclasses.replace(template, value_dtype=value.str)
+        if value.kind == "f":
+            template = dataclasses.replace(template, accumulator="f8")
     # What fits into 64 bits as a float need not fit as an integer.
     if joint.accumulator == "f8" and 8 in (variable.dtype.itemsize, variable.value_dtype.itemsize):
         template = dataclasses.replace(template, accumulator="f8")
