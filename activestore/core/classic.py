@@ -282,6 +282,8 @@ def _parse(data: bytes, source: ReadableSource) -> Header:
 def _parse_variable(reader: _Reader, dimensions: list[tuple[str, int]]) -> Entry:
     name = reader.name()
     used = [dimensions[reader.count()] for _ in range(reader.count())]
+    if any(length == 0 for _, length in used[1:]):
+        raise ValueError(f"{name!r} has the unlimited dimension not as its first one, and no other")
     attrs = reader.attributes()
     dtype = np.dtype(_TYPES[reader.tag()])
     reader.count()  # vsize: redundant, and wrong for what is larger than its 32 bits

@@ -242,6 +242,14 @@ def test_the_size_of_a_variable_is_not_taken_from_the_header(path, version):
         (header(version=5, records=2**63, dims=[("t", 0)], variables=[("v", [0], 1, 2**63)]), "ends at byte"),
         (header(dims=[("x", 3)], variables=[("v", [1], 3, 100)]), "header is damaged: list index out of range"),
         (header(dims=[("x", 3)], variables=[("v", [0], 99, 100)]), "header is damaged: 99"),
+        (
+            header(records=6, dims=[("t", 0), ("x", 5)], variables=[("v", [0, 0], 6, 100)]),
+            "unlimited dimension not as its first",
+        ),
+        (
+            header(records=6, dims=[("t", 0), ("x", 5)], variables=[("v", [1, 0], 6, 100)]),
+            "unlimited dimension not as its first",
+        ),
         (header(dims=[("x", 3)], variables=[("v", [0], 3, 100)])[:-1], "header is cut off after 79 bytes"),
         (b"CDF\x01" + bytes(4) + struct.pack(">II", 0x0B, 1), "a list is marked 0xb where 0xa belongs"),
         (b"CDF\x01" + bytes(4) + struct.pack(">II", 0, 1), "a list is marked 0x0 where 0xa belongs"),
