@@ -673,6 +673,12 @@ def test_dimensions_and_attributes_of_xarray(tmp_path):
                 np.testing.assert_allclose(np.asarray(active), read[name].values, rtol=1e-6)
                 assert active.count() == read[name].count()
         assert Active(path, "t").attrs["units"] == "K"
+        # Text that is no number counts for nothing.
+        text = zarr.open_array(path / "text", mode="w", shape=(2,), dtype="f8", zarr_format=zarr_format, fill_value=None)
+        text[:] = [1.5, 2]
+        for odd in ("é", "none", "", "AAAA"):
+            text.attrs.put({"_FillValue": odd})
+            assert Active(path / "text", "").sum() == 3.5
         # Whole numbers in JSON are no integers: values are doubles, as xarray has them.
         plain = zarr.open_array(path / "whole", mode="w", shape=(2,), dtype="i8", zarr_format=zarr_format, fill_value=None)
         plain[:] = [-1, 2**62]

@@ -6,7 +6,6 @@ Source: the Zarr specifications 2 and 3, with consolidated metadata as zarr-pyth
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
 import json
 import struct
@@ -188,7 +187,7 @@ def _with_fill(array: ArrayDocument, fill_value: float | None) -> dict[str, obje
     given = attrs.get("_FillValue")
     if isinstance(given, str) and array.dtype is not None and array.dtype.kind == "f":
         # Text that is no number counts for nothing, as everywhere.
-        with suppress(struct.error, binascii.Error):
+        with suppress(struct.error, ValueError):
             (attrs["_FillValue"],) = struct.unpack("<d", base64.standard_b64decode(given))
     if array.format == 2 and fill_value is not None:
         attrs["_FillValue"] = fill_value
