@@ -39,9 +39,9 @@ def main() -> int:
         folder = Path(name).resolve()
         with own_server(folder) as server, Worker(folder, server) as worker:
             run = Run(worker, seed, given.faults)
-            end = time.monotonic() + given.seconds
+            started = time.monotonic()
             for number in numbers:
-                if time.monotonic() > end and given.case is None:
+                if time.monotonic() - started - run.shrinking > given.seconds and given.case is None:
                     break
                 run.one(number)
     lacking = run.lacking() if given.seconds >= LONG_ENOUGH and given.case is None else []
@@ -55,6 +55,8 @@ class Run:
     def __init__(self, worker: Worker, seed: int, folder: Path) -> None:
         self.worker, self.seed, self.folder = worker, seed, folder
         self.cases, self.counts, self.faults = 0, Counter[str](), Counter[str]()
+        self.shrinking = 0.0
+        """Seconds that went into it."""
 
     def one(self, number: int) -> None:
         """Run one case; shrink and write down what is new."""
@@ -62,23 +64,25 @@ class Run:
         verdict = self.worker.run(case)
         self.cases += 1
         self.counts += verdict.counts
-        for kind in {kind_of(fault): fault for fault in verdict.faults}:
-            self.faults[kind] += 1
-            if self.faults[kind] == 1:
-                self._write_down(case, number, kind)
+        kinds = dict.fromkeys(map(kind_of, verdict.faults))
+        new = [kind for kind in kinds if not self.faults[kind]]
+        self.faults.update(kinds.keys())
+        if new:
+            self._write_down(case, number)
 
-    def _write_down(self, case: Case, number: int, kind: str) -> None:
+    def _write_down(self, case: Case, number: int) -> None:
         again = f"python -m tests.fuzz --seed {self.seed} --case {number}"
-        small = shrunk(
-            case,
-            lambda one: next((kind for fault in self.worker.run(one).faults if kind_of(fault) == kind), None),
-            seconds=SHRINKING,
-        )
+        started = time.monotonic()
+        small = shrunk(case, self._kind, seconds=SHRINKING)
+        self.shrinking += time.monotonic() - started
         faults = self.worker.run(small).faults
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"test_seed_{self.seed}_case_{number}.py"
         path.write_text(script(small, faults, again))
-        print(f"FAULT {kind}", *faults, f"  again: {again}", f"  shrunk: {path}", sep="\n  ", flush=True)
+        print("FAULT", *faults, f"  again: {again}", f"  shrunk: {path}", sep="\n  ", flush=True)
+
+    def _kind(self, case: Case) -> str | None:
+        return next(map(kind_of, self.worker.run(case).faults), None)
 
     def summary(self) -> str:
         """Return how many cases there were of each kind, what was refused, and what was wrong."""

@@ -4,8 +4,7 @@ import contextlib
 import io
 import json
 import operator
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import xarray as xr
 import activestore.accessor  # noqa: F401  # makes `.active`
 from activestore import Active, cli
 from activestore.errors import SumOverflowError
-from tests.accessor.beside_xarray import assert_values, rounding, units_in_the_last_place
+from tests.accessor.beside_xarray import Reference
 from tests.fuzz.case import NAME, Ask, File
 from tests.fuzz.netcdf_files import name_of
 from tests.fuzz.oracle import EXACT, LARGEST, Answer, as_index
@@ -126,46 +125,77 @@ def beside_xarray(place: Place, ask: Ask) -> list[str]:
     Raises:
         Unasked: xarray cannot.
     """
-    with warnings.catch_warnings(), np.errstate(all="ignore"), contextlib.ExitStack() as stack:
-        warnings.simplefilter("ignore")  # NumPy's, of moments of nothing; xarray's, of attributes
-        try:
-            whole = _loaded(place)
-            theirs = _isel(whole, ask)
-        except Exception as error:
-            raise Unasked(f"xarray has no array: {type(error).__name__}") from error
-        ours = _lazy(place, ask, stack)
-        ours = _isel(ours.rename(dict(zip(ours.dims, whole.dims, strict=True))), ask)
-        found, asked = [], 0
-        for name in ask.names:
-            try:
-                wanted = _Wanted(theirs, ask, name)
-            except Exception:  # noqa: BLE001, S112  # whatever xarray cannot
-                continue
-            found += wanted.differences(ours)
-            asked += 1
-        if not asked:
-            raise Unasked("xarray cannot reduce it so")
-        return found
+    try:
+        whole = _loaded(place)
+        theirs = _where(_isel(whole, ask), ask.where)
+    except Exception as error:
+        raise Unasked(f"xarray has no array: {type(error).__name__}") from error
+    with _lazy(place, ask) as opened:
+        ours = _isel(opened[NAME].rename(dict(zip(opened[NAME].dims, whole.dims, strict=True))), ask)
+        found = [_difference(ours, theirs, ask, name) for name in ask.names]
+    if all(one is None for one in found):
+        raise Unasked("xarray cannot reduce it so")
+    return [one for one in found if one]
+
+
+def _difference(ours: xr.DataArray, theirs: xr.DataArray, ask: Ask, name: str) -> str | None:
+    """Return how one reduction differs, "" if it does not; None where xarray has none."""
+    every = theirs.dims if ask.by else None
+    dims: Any = every if ask.axis is None else [theirs.dims[at] for at in ask.axis]
+    if name.startswith("arg") and isinstance(dims, list):
+        (dims,) = dims if len(dims) == 1 else (None,)  # positions along several dimensions are dictionaries
+    groups = [xr.DataArray(np.array(labels), dims=theirs.dims[at], name="group") for at, labels in ask.by.items()]
+    options = {} if ask.skipna or name in _NO_SKIPNA else {"skipna": False}
+    reference, active = Reference(theirs, *groups[:1]), ours.active if ask.where is None else ours.active.where(ask.where)
+    try:
+        reference.reduced(theirs, name, dims, **options)
+    except Exception:  # noqa: BLE001  # whatever xarray cannot
+        return None
+    try:
+        reference.assert_reduction(
+            getattr(active.groupby(*groups[:1]) if groups else active, name)(dims, **options), name, dims, **options
+        )
+    except SumOverflowError:
+        # Xarray's sums wrap around.
+        if not (theirs.dtype.kind in "iu" and np.abs(theirs.values.astype(object)).sum() >= 2**63):
+            raise
+    except AssertionError as error:
+        # Xarray's variances of groups are infinite where those of the whole are NaN.
+        infinite = groups and name in {"var", "std"} and not np.isfinite(theirs.values).all()
+        # The order of adding decides what is finite.
+        unsure = name not in EXACT and np.square(reference.magnitude) > LARGEST / max(theirs.size, 1)
+        return "" if infinite or unsure else f"{name}: {error or 'a coordinate or an attribute'} of {theirs.values!r}"
+    return ""
+
+
+def _where(array: xr.DataArray, condition: str | None) -> xr.DataArray:
+    if condition is None:
+        return array
+    held = xr.ones_like(array, bool)
+    for comparison in condition.split(" and "):
+        sign, number = comparison.split()
+        # An integer is compared exactly, and so NumPy does it with Python's integers.
+        held &= _COMPARISONS[sign](array, int(number) if number.lstrip("-").isdigit() else float(number))
+    return array.where(held)
 
 
 def _loaded(place: Place) -> xr.DataArray:
     arrays = []
     for file, path in zip(place.files, place.paths, strict=True):
         engine = WRITERS[file.writer].engine
-        with xr.open_dataset(path, engine=engine, **_keywords(file, engine)) as dataset:
-            arrays.append(dataset[NAME].load())
+        with xr.open_dataset(str(path), engine=engine, **_keywords(file, engine)) as dataset:
+            arrays.append(dataset[NAME].compute())
     return arrays[0] if len(arrays) == 1 else xr.concat(arrays, arrays[0].dims[0])
 
 
-def _lazy(place: Place, ask: Ask, stack: contextlib.ExitStack) -> xr.DataArray:
-    """Return the array that `.active` is to reduce."""
-    engine = "activestore" if ask.door == "accessor" else WRITERS[place.files[0].writer].engine
-    paths = [str(path) for path in place.paths]
-    options = _keywords(place.files[0], engine)
+def _lazy(place: Place, ask: Ask) -> xr.Dataset:
+    """Return the dataset whose array `.active` is to reduce."""
+    engine = "activestore" if ask.door == ACCESSORS[0] else WRITERS[place.files[0].writer].engine
+    paths, options = [str(path) for path in place.paths], _keywords(place.files[0], engine)
     if len(paths) > 1:
         with xr.open_dataset(paths[0], engine=engine, **options) as first:
             options["concat_dim"] = first[NAME].dims[0]
-    return stack.enter_context(xr.open_dataset(paths if len(paths) > 1 else paths[0], engine=engine, **options))[NAME]
+    return xr.open_dataset(paths if len(paths) > 1 else paths[0], engine=engine, **options)
 
 
 def _keywords(file: File, engine: str) -> dict[str, Any]:
@@ -189,67 +219,3 @@ def _within(item: slice, length: int) -> slice:
     if not positions:
         return slice(0, 0)
     return slice(positions.start, positions.stop if positions.stop >= 0 else None, positions.step)
-
-
-class _Wanted:
-    """What xarray makes of an array in memory."""
-
-    def __init__(self, array: xr.DataArray, ask: Ask, name: str) -> None:
-        self.array, self.ask, self.name = array, ask, name
-        self.result = self._reduced(array)
-        self.wide = self._reduced(array.astype("f8")) if array.dtype.kind == "f" else self.result
-        sizes = np.abs(array.values.astype("f8"))
-        self.magnitude = np.max(sizes, where=np.isfinite(sizes), initial=0)
-
-    def _dims(self) -> Any:
-        ask, dims = self.ask, self.array.dims
-        named = list(dims) if ask.axis is None and ask.by else None if ask.axis is None else [dims[axis] for axis in ask.axis]
-        if not self.name.startswith("arg") or named is None:
-            return named
-        if len(named) != 1:
-            raise ValueError("positions along several dimensions are a dictionary")
-        return named[0]
-
-    def _called(self, arrays: Any) -> Any:
-        """Return what the method gives of an array, of what `.active` has in its place, or of its groups."""
-        if self.ask.by:
-            if len(self.ask.by) > 1:
-                raise ValueError("groups are along one dimension")
-            ((axis, labels),) = self.ask.by.items()
-            arrays = arrays.groupby(xr.DataArray(np.array(labels), dims=self.array.dims[axis], name="group"))
-        more = {} if self.name in _NO_SKIPNA or self.ask.skipna else {"skipna": False}
-        return getattr(arrays, self.name)(self._dims(), **more)
-
-    def _reduced(self, array: xr.DataArray) -> xr.DataArray:
-        if self.ask.where is not None:
-            held = xr.ones_like(array, bool)
-            for comparison in self.ask.where.split(" and "):
-                sign, number = comparison.split()
-                # An integer is compared exactly, and so NumPy does it with Python's integers.
-                held &= _COMPARISONS[sign](array, int(number) if number.lstrip("-").isdigit() else float(number))
-            array = array.where(held)
-        return self._called(array)
-
-    def differences(self, array: xr.DataArray) -> Iterator[str]:
-        """Yield how `.active` differs for an array that is not loaded."""
-        active = array.active if self.ask.where is None else array.active.where(self.ask.where)
-        try:
-            found, wanted = self._called(active), self.result
-        except SumOverflowError:
-            # Xarray's sums wrap around.
-            if self.array.dtype.kind in "iu" and np.abs(self.array.values.astype(object)).sum() >= 2**63:
-                return
-            raise
-        for what in ("dims", "shape", "dtype"):
-            if getattr(found, what) != getattr(wanted, what):
-                yield f"{self.name}: {what} is {getattr(found, what)}, not {getattr(wanted, what)}"
-                return
-        exact = self.name in EXACT or wanted.dtype.kind != "f"
-        if self.magnitude ** (2 if self.name in {"var", "std"} else 1) > LARGEST / (self.array.size or 1) and not exact:
-            return
-        cast = wanted.values if exact else self.wide.values.astype(found.dtype)
-        off = 0.0 if exact else rounding(self.name, self.array.size, self.magnitude, "f8")
-        try:
-            assert_values(found, cast, off if exact else off + 2 * units_in_the_last_place(cast, found.dtype), self.name)
-        except AssertionError as error:
-            yield f"{error} of {self.array.values!r}"

@@ -20,6 +20,8 @@ __all__ = ["drawn"]
 NAMES = tuple(REDUCTIONS)
 DOORS = ("active",) * 8 + ("accessor",) * 5 + ("accessor of another engine",) * 2 + ("server",) * 3 + ("command line",)
 CONDITIONS = ("> 2", ">= -1.5 and < 4", "!= 3", "== 1", "< 9007199254740993", "<= 273.15", "> 1e300", "!= 0 and != 1")
+_ALONE = ("group", "neighbours", "repeated")
+"""Options of files that are not joined: all files of a series have the same variables in the same place."""
 _JOINABLE = ("h5py", "netCDF4", "scipy")
 
 
@@ -27,14 +29,15 @@ def drawn(seed: int, number: int) -> Case:
     """Return case `number` of a seed."""
     random = Random(f"{seed}:{number}")  # noqa: S311  # the same choices at every run
     shape = tuple(random.randint(0 if random.random() < 0.04 else 1, 7) for _ in range(random.choice([0, 1, 1, 2, 2, 2, 3])))
+    if random.random() < 0.06:
+        shape = (random.randint(60, 600),)
     first = WRITERS[random.choice(list(WRITERS))].drawn(random, shape, None)
-    if random.random() < 0.15:
+    if random.random() < 0.15 and first.options.get("layout") != "external":  # whose paths are in the file
         ask = Ask("active", ("sum", "min", "max"), axis=tuple(random.sample(range(len(shape)), random.randint(0, len(shape)))))
         return Case((first,), (ask,), tuple(_damages(random)))
     files: tuple[File, ...] = (first,)
     if shape and first.writer in _JOINABLE and random.random() < 0.2:
-        alone = {name: value for name, value in first.options.items() if name not in ("neighbours", "repeated")}
-        first = replace(first, options=alone)
+        first = replace(first, options={name: value for name, value in first.options.items() if name not in _ALONE})
         files = (first, *(_other(random, first) for _ in range(random.randint(1, 2))))
     whole = (sum(file.shape[0] for file in files), *shape[1:]) if shape else shape
     return Case(files, tuple(_fitting(_ask(random, whole), files) for _ in range(random.randint(1, 4))))
@@ -66,9 +69,7 @@ def _other(random: Random, first: File) -> File:
     writer = first.writer if first.writer == "h5py" else random.choice(_JOINABLE[1:])
     dtype = first.dtype if random.random() < 0.6 and first.dtype[0] in "<>" else None
     file = WRITERS[writer].drawn(random, shape, dtype)
-    group = {name: value for name, value in first.options.items() if name == "group"} if writer == "netCDF4" else {}
-    options = {name: value for name, value in file.options.items() if name not in ("group", "repeated", "neighbours")}
-    return replace(file, options=options | group)
+    return replace(file, options={name: value for name, value in file.options.items() if name not in _ALONE})
 
 
 def _damages(random: Random) -> list[Damage]:

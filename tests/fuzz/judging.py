@@ -67,18 +67,16 @@ def wanted_of(place: Place, folder: Path) -> np.ma.MaskedArray:
     return arrays[0] if len(arrays) == 1 else np.ma.concatenate(arrays)
 
 
-def scale_of(case: Case) -> float:
+def scale_of(case: Case, values: np.ma.MaskedArray) -> float:
     """Return the largest number on the way from a stored number to a value; 0 where nothing is packed."""
-    packed = [name for file in case.files for name in ("scale_factor", "add_offset") if name in file.attrs]
-    if not packed:
-        return 0.0
-    factors = [1.0]
-    for file in case.files:
-        given = file.attrs.get("scale_factor"), file.attrs.get("add_offset")
-        factors += [
-            abs(np.max(np.append(one[1], 0))) + abs(np.min(np.append(one[1], 0))) for one in given if isinstance(one, tuple)
-        ]
-    return max(factors)
+    given = [file.attrs[name] for file in case.files for name in ("scale_factor", "add_offset") if name in file.attrs]
+    factors = [float(np.max(np.abs(one[1]), initial=1)) for one in given if isinstance(one, tuple)]
+    return max(factors) + _largest(values) if factors else 0.0
+
+
+def _largest(values: np.ma.MaskedArray) -> float:
+    sizes = np.abs(np.ma.getdata(values).astype("f8"))
+    return float(np.max(sizes, where=np.isfinite(sizes) & ~np.ma.getmaskarray(values), initial=0))
 
 
 def judged(case: Case, folder: Path, server: str, pending: Callable[[Verdict], object] = id) -> Verdict:
@@ -113,7 +111,8 @@ def judged_damaged(case: Case, folder: Path, server: str, pending: Callable[[Ver
         warnings.simplefilter("ignore")
         try:
             place = written(case, folder, server)
-            cells = oracle.cells_of(wanted_of(place, folder), ask)
+            values = wanted_of(place, folder)
+            cells = oracle.cells_of(values, ask)
         except Exception as error:  # noqa: BLE001  # whatever the writer or the reference cannot
             verdict.counts[f"not damaged: {file.writer}: {type(error).__name__}"] += 1
             return verdict
@@ -128,13 +127,13 @@ def judged_damaged(case: Case, folder: Path, server: str, pending: Callable[[Ver
         except Exception as error:  # noqa: BLE001  # it has to be one of ours
             verdict.faults = (f"damaged: {type(error).__name__}: {error}",)
             return verdict
-        found = list(oracle.differences(answer, cells, scale=scale_of(case)))
+        found = list(oracle.differences(answer, cells, scale=scale_of(case, values)))
         if found:
             verdict.faults = tuple(f"damaged: {fault}" for fault in found)
             pending(verdict)
             others = list(WRITERS[file.writer].others(file, place.paths[0], folder))
-            theirs = [oracle.cells_of(other, ask) for other in others if other.ndim == len(file.shape)]
-            if any(not list(oracle.differences(answer, one, scale=np.inf)) for one in theirs):
+            theirs = [other for other in others if other.ndim == len(file.shape)]
+            if any(not list(oracle.differences(answer, oracle.cells_of(one, ask), scale=_largest(one))) for one in theirs):
                 verdict.faults = ()
         answered = "the number of others" if found else "the right number"
         verdict.counts.update([f"damage {kind}: {answered}", f"damage of {file.writer}"])
@@ -153,9 +152,7 @@ def _judge(verdict: Verdict, case: Case, place: Place, ask: Ask, values: np.ma.M
             answer = DOORS[ask.door](place, ask)
             if cells is None:
                 return
-            largest = float(np.max(np.abs(np.ma.filled(values.astype("f8"), 0)), initial=0)) if values.size else 0.0
-            scale = scale_of(case) and (scale_of(case) + largest if np.isfinite(largest) else scale_of(case))
-            faults = list(oracle.differences(answer, cells, scale=scale))
+            faults = list(oracle.differences(answer, cells, scale=scale_of(case, values)))
     except Unasked as error:
         verdict.counts[f"unasked: {error}"] += 1
         return

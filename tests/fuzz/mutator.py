@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from tests.fuzz.case import Damage
 
 __all__ = ["DAMAGES", "damage"]
@@ -22,7 +24,9 @@ def damage(path: Path, one: Damage) -> None:
 
 
 def _damaged(data: bytearray, one: Damage) -> bytes:
-    at, to = int(one.at * len(data)), int(one.to * len(data))
+    # Zeros are mostly space that nothing reads.
+    places = np.flatnonzero(np.frombuffer(bytes(data), "u1")) if any(data) else np.arange(len(data))
+    at, to = (int(places[int(share * len(places))]) for share in (one.at, one.to))
     size = min(one.size, len(data) - max(at, to))
     if one.kind == "flip":
         for bit in range(min(one.size, 8)):

@@ -1,6 +1,7 @@
 """netCDF files as netCDF4-python and SciPy write them."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -12,9 +13,9 @@ from scipy.io import netcdf_file
 
 from tests.fuzz import attributes, values
 from tests.fuzz.case import NAME, File
-from tests.fuzz.masked import base_type
+from tests.fuzz.values import base_type
 
-__all__ = ["drawn_by_netcdf4", "drawn_by_scipy", "name_of", "write_by_netcdf4", "write_by_scipy"]
+__all__ = ["drawn_by_netcdf4", "drawn_by_scipy", "masked", "name_of", "write_by_netcdf4", "write_by_scipy"]
 
 _CLASSIC = ("NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET", "NETCDF3_64BIT_DATA", "NETCDF4_CLASSIC")
 _COMPRESSIONS = ("zlib", "zlib", "zstd", "bzip2", "blosc_lz", "blosc_zstd", "szip")
@@ -34,17 +35,7 @@ def drawn_by_netcdf4(random: Random, shape: tuple[int, ...], dtype: str | None =
     options["grows"] = tuple((at == 0 or not records) and n > 0 and random.random() < 0.3 for at, n in enumerate(shape))
     if options["format"].startswith("NETCDF4") and shape and math.prod(shape):
         _draw_storage(random, shape, options, base)
-    if random.random() < 0.4:
-        options["fill"] = random.choice([False, *values.palette(palette, base, seed)[:3]])
-        options["fill"] = options["fill"] if options["fill"] is False else options["fill"].item()
-    if random.random() < 0.25 and options.get("fill") is not False and math.prod(shape):
-        options["written"] = tuple(tuple(sorted(random.choices(range(n + 1), k=2))) for n in shape)
-    if random.random() < 0.2 and options["format"] == "NETCDF4":
-        options["group"] = random.choice(["g", "outer/inner"])
-    if random.random() < 0.3 and shape:
-        options["neighbours"] = tuple(random.choice(attributes.CLASSIC_TYPES) for _ in range(random.randint(1, 2)))
-    if len(shape) == 2 and shape[0] == shape[1] and random.random() < 0.5:
-        options["repeated"] = True
+    _draw_contents(random, shape, options, values.palette(palette, base, seed))
     attrs = attributes.drawn(random, base, values.palette(palette, base, seed), types=types)
     if dtype.startswith("enum:"):
         attrs = {name: given for name, given in attrs.items() if name in attributes.MISSING}
@@ -52,6 +43,19 @@ def drawn_by_netcdf4(random: Random, shape: tuple[int, ...], dtype: str | None =
     if dtype[0] == ">" and not records:
         attrs.pop("_Unsigned", None)  # netCDF4-python then swaps the bytes of missing values
     return File("netCDF4", dtype, shape, palette, seed, options, attrs)
+
+
+def _draw_contents(random: Random, shape: tuple[int, ...], options: dict[str, Any], near: list[np.generic]) -> None:
+    if random.random() < 0.4:
+        options["fill"] = random.choice([False, *(number.item() for number in near[:3])])
+    if random.random() < 0.25 and options.get("fill") is not False and math.prod(shape):
+        options["written"] = values.bounds(random, shape)
+    if random.random() < 0.2 and options["format"] == "NETCDF4":
+        options["group"] = random.choice(["g", "outer/inner"])
+    if random.random() < 0.3 and shape:
+        options["neighbours"] = tuple(random.choices(attributes.CLASSIC_TYPES, k=random.randint(1, 2)))
+    if len(shape) == 2 and shape[0] == shape[1] and random.random() < 0.5:
+        options["repeated"] = True
 
 
 def _draw_storage(random: Random, shape: tuple[int, ...], options: dict[str, Any], base: np.dtype) -> None:
@@ -167,3 +171,16 @@ def write_by_scipy(file: File, folder: Path) -> Path:
         setattr(variable, name, value.encode() if isinstance(value, str) else value)
     target.close()
     return path
+
+
+def masked(path: Path, name: str = NAME) -> np.ma.MaskedArray:
+    """Return the values as netCDF4-python gives them, with automatic masking and scaling."""
+    # It warns of attributes that it ignores, and of some that overflow when it looks whether they fit.
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        with netCDF4.Dataset(path) as file:
+            found, shape = file[name][...], file[name].shape
+            file[name].set_auto_mask(False)
+            dtype = file[name][...].dtype.newbyteorder("=")
+    # A scalar that is missing comes as the constant `numpy.ma.masked`, which has a type of its own.
+    return np.ma.MaskedArray(np.ma.getdata(found).reshape(shape).astype(dtype), mask=np.ma.getmaskarray(found).reshape(shape))

@@ -126,11 +126,11 @@ def _allowed(name: str, values: np.ndarray, scale: float) -> float:
     if name in EXACT or not len(values):
         return 0.0
     wide, n = np.abs(values.astype("f8")), len(values) + 8
-    mean = float(wide.mean()) + scale
+    mean = wide.mean() + scale
     if name in {"sum", "mean"}:
         return n * EPS * mean * (len(values) if name == "sum" else 1)
-    spread = float(values.astype("f8").std())
-    variance = 4 * n * EPS * spread**2 + (n * EPS * (float(wide.max()) + scale)) ** 2 + 8 * EPS * scale * spread
+    spread = values.astype("f8").std()
+    variance = 4 * n * EPS * spread**2 + np.square(n * EPS * (wide.max() + scale)) + 8 * EPS * scale * spread
     return variance if name == "var" else min(variance / spread if spread else np.inf, np.sqrt(variance))
 
 

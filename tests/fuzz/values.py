@@ -6,7 +6,7 @@ from random import Random
 import netCDF4
 import numpy as np
 
-__all__ = ["PALETTES", "held", "numbers", "palette"]
+__all__ = ["PALETTES", "base_type", "bounds", "held", "numbers", "palette"]
 
 DEFAULT_FILLS: Mapping[str, float] = netCDF4.default_fillvals
 
@@ -40,6 +40,17 @@ PALETTES: Mapping[str, Callable[[np.dtype, Random], list[float]]] = {
     "kelvin": lambda dtype, random: [random.gauss(280, 30) for _ in range(40)],
 }
 """What numbers are taken from, by name: at random, for a type."""
+
+
+def bounds(random: Random, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Return where along each dimension something is written: from, and up to."""
+    ends = [sorted(random.choices(range(n + 1), k=2)) for n in shape]
+    return tuple((first, last) for first, last in ends)
+
+
+def base_type(dtype: str) -> np.dtype:
+    """Return the type of the numbers of a variable, those of an enumeration too."""
+    return np.dtype(dtype.removeprefix("enum:"))
 
 
 def held(value: float, dtype: np.dtype) -> np.generic:

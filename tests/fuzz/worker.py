@@ -4,7 +4,10 @@ import multiprocessing
 import os
 import resource
 import shutil
+import subprocess
+import sys
 import traceback
+from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Self
@@ -18,6 +21,9 @@ MEMORY = 6 << 30
 """Bytes of address space."""
 PATIENCE = 60.0
 """Seconds after which a case hangs."""
+START = 300.0
+"""Seconds that a process may take to begin."""
+_READ_BY_H5PY = "import h5py, sys; h5py.File(sys.argv[1]).visititems(lambda name, one: print(one.attrs.items(), one[()]))"
 
 
 def _work(connection: Connection, folder: Path, server: str) -> None:
@@ -25,16 +31,14 @@ def _work(connection: Connection, folder: Path, server: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Codecs in C write there what they refuse.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    number = 0
+    connection.send(None)
     while True:
-        case, number = connection.recv(), number + 1
-        # A folder of its own: nothing that is kept by path is that of another case.
-        own = folder / f"{os.getpid()}-{number}"
+        case, name = connection.recv()
         try:
-            verdict = judged(case, own, server, connection.send)
+            verdict = judged(case, folder / name, server, connection.send)
         except Exception:  # noqa: BLE001  # the next case is run all the same
             verdict = Verdict((f"fuzz: {traceback.format_exc(limit=-2)}",))
-        shutil.rmtree(own, ignore_errors=True)
+        shutil.rmtree(folder / name, ignore_errors=True)
         connection.send(verdict)
         connection.send(None)
 
@@ -43,38 +47,55 @@ class Worker:
     """Runs one case after the other; a context."""
 
     def __init__(self, folder: Path, server: str) -> None:
-        self._folder, self._server = folder, server
+        """Let the process write into a folder, and ask a server that reads from there."""
+        self._folder, self._server, self._number = folder, server, 0
         self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, self._folder, self._server), daemon=True)
-        self._process.start()
+        self.process = context.Process(target=_work, args=(theirs, self._folder, self._server), daemon=True)
+        self.process.start()
         theirs.close()
+        if not self._connection.poll(START) or self._connection.recv() is not None:
+            raise RuntimeError("the process that runs cases does not start")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._process.kill()
-        self._process.join()
+        self._end()
 
-    def run(self, case: Case) -> Verdict:
+    def _end(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def run(self, case: Case, *, patience: float = PATIENCE) -> Verdict:
         """Return what came of a case; a crash or a hang is a fault."""
-        verdict: Verdict | None = None
+        # A folder of its own: nothing that is kept by path is that of another case. All names are of one length.
+        self._number += 1
+        name, verdict = f"{self._number:07}", None
         try:
-            self._connection.send(case)
-            while self._connection.poll(PATIENCE):
+            self._connection.send((case, name))
+            while self._connection.poll(patience):
                 said = self._connection.recv()
                 if said is None:
                     return verdict or Verdict()
                 verdict = said
-            what = f"hang: no answer after {PATIENCE:.0f} s"
+            what = f"hang: no answer after {patience:.0f} s"
         except (EOFError, OSError):
-            self._process.join()
-            what = f"crash: the process ended with {self._process.exitcode}"
-        self._process.kill()
-        self._process.join()
+            self.process.join()
+            what = f"crash: the process ended with {self.process.exitcode}"
+        self._end()
         self._start()
+        if verdict is None and case.damage and what.startswith("crash") and self._crashes_hdf5(name):
+            return Verdict(counts=Counter({"damage: the HDF5 library itself crashes": 1}))
         return verdict or Verdict((what,))
+
+    def _crashes_hdf5(self, name: str) -> bool:
+        """Return whether nobody can read what was damaged in that folder: h5py alone crashes as well."""
+        for path in (self._folder / name).glob("0/a.*"):
+            done = subprocess.run([sys.executable, "-c", _READ_BY_H5PY, path], capture_output=True, timeout=60, check=False)
+            if done.returncode < 0:
+                return True
+        return False

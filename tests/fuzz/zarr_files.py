@@ -10,16 +10,27 @@ from typing import Any
 import netCDF4
 import numcodecs
 import numpy as np
+import xarray as xr
 import zarr
 from xarray.backends.zarr import FillValueCoder
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 
 from tests.fuzz import attributes, values
 from tests.fuzz.case import NAME, File
-from tests.fuzz.masked import masked
+from tests.fuzz.netcdf_files import masked
 from tests.references import references_of
 
-__all__ = ["as_it_is", "drawn_v2", "drawn_v3", "masked_by_json", "stored", "write_references", "write_v2", "write_v3"]
+__all__ = [
+    "as_it_is",
+    "drawn_v2",
+    "drawn_v3",
+    "masked_by_json",
+    "references_as_they_are",
+    "stored",
+    "write_references",
+    "write_v2",
+    "write_v3",
+]
 
 TYPES = (*attributes.TYPES, "?")
 _COMPRESSORS = {
@@ -46,12 +57,14 @@ def _drawn(writer: str, random: Random, shape: tuple[int, ...], dtype: str | Non
     if random.random() < 0.3:
         options["separator"] = random.choice("./")
     if random.random() < 0.3 and math.prod(shape):
-        options["written"] = tuple(tuple(sorted(random.choices(range(n + 1), k=2))) for n in shape)
+        options["written"] = values.bounds(random, shape)
     if random.random() < 0.3:
         options["empty_chunks"] = True
     if random.random() < 0.3:
         options["consolidated"] = True
     attrs = {} if base.kind == "b" else attributes.drawn(random, base, values.palette(palette, base, seed))
+    if np.ndim(attributes.as_json(attrs.get("_FillValue", ""))):
+        del attrs["_FillValue"]  # netCDF has fill values of one number only
     return File(writer, base.str, shape, palette, seed, options, attrs)
 
 
@@ -174,6 +187,14 @@ def as_it_is(path: Path, copy: Path) -> np.ma.MaskedArray:
     return masked_by_json(attrs, stored(path), copy, fill=fill)
 
 
+def references_as_they_are(path: Path, copy: Path) -> np.ma.MaskedArray:
+    """Return what netCDF4-python makes of what zarr-python reads by references."""
+    with xr.open_dataset(str(path), engine="kerchunk", mask_and_scale=False) as dataset:
+        array = dataset[NAME].load()
+    native = array.values.astype(array.dtype.newbyteorder("="))
+    return masked_by_json(array.attrs, native, copy, fill=array.attrs.get("_FillValue"))
+
+
 def masked_by_json(attrs: dict[str, Any], numbers: np.ndarray, copy: Path, *, fill: Any = None) -> np.ma.MaskedArray:
     """Return what netCDF4-python makes of numbers with attributes out of JSON: there are no default fill values.
 
@@ -191,8 +212,9 @@ def masked_by_json(attrs: dict[str, Any], numbers: np.ndarray, copy: Path, *, fi
         held = values.held(own, base) if whole else _unused(numbers.astype(base))
         variable = target.createVariable(NAME, base, tuple(f"d{i}" for i in range(numbers.ndim)), fill_value=held)
         variable.set_auto_maskandscale(False)
-        for name, given in attrs.items():
-            variable.setncattr(name, _typed(name, given, base))
+        for name in (*attributes.MISSING, "scale_factor", "add_offset", "_Unsigned"):
+            if name in attrs:
+                variable.setncattr(name, _typed(name, attrs[name], base))
         if numbers.size:
             variable[...] = numbers.astype(base)
     return masked(copy)
