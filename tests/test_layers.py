@@ -38,6 +38,7 @@ RANKS = {
     "explanation": 5,
     "plugins": 6,
     "named_reductions": 2,
+    "neighbours": 9,
     "occupied": 6,
     "opening": 7,
     "active": 8,

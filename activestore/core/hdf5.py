@@ -64,6 +64,17 @@ def open_hdf5(source: ReadableSource) -> Iterator[h5py.File]:
         yield file
 
 
+def global_attributes(source: ReadableSource) -> dict[str, object]:
+    """Return the attributes of the root group.
+
+    Raises:
+        SourceError: The file is damaged.
+    """
+    with open_hdf5(source) as file:
+        root = file["/"]
+        return _attributes(root, attribute_sizes(root.id, root.id.get_create_plist()))
+
+
 def hdf5_file(source: ReadableSource) -> h5py.File:
     """Return `source` opened with the HDF5 library; whoever reads it sees to it that garbage collection is held back.
 
@@ -189,15 +200,15 @@ def _word(error: Exception) -> str:
     return "a byte order of its own" if isinstance(error, KeyError) else str(error)
 
 
-def _attributes(dataset: h5py.Dataset, sizes: Mapping[bytes, int]) -> dict[str, object]:
+def _attributes(owner: h5py.HLObject, sizes: Mapping[bytes, int]) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, size in sizes.items():
         if name in HIDDEN:
             continue
         key = name.decode("utf-8", "surrogateescape")
         try:
-            value = read_attribute(dataset.id, name, size)
-            found[key] = plain_value(dataset.attrs[name] if value is None else value)
+            value = read_attribute(owner.id, name, size)
+            found[key] = plain_value(owner.attrs[name] if value is None else value)
         except (OSError, TypeError, RuntimeError):
             found[key] = "<unreadable>"
     return found

@@ -12,7 +12,7 @@ from activestore.core.objects import ObjectSource
 from activestore.core.variable import ChunkTable, ReadableSource, Variable
 from activestore.errors import SourceError
 
-__all__ = ["ChunkTable", "Variable", "is_classic", "locate", "read_variable", "variable_names"]
+__all__ = ["ChunkTable", "Variable", "global_attributes", "is_classic", "locate", "read_variable", "variable_names"]
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -27,6 +27,18 @@ def variable_names(source: ReadableSource) -> list[str]:
         if isinstance(kept, ObjectSource):
             return zarr.variable_names(kept)
         return classic.variable_names(kept) if is_classic(kept) else hdf5.variable_names(kept)
+
+
+def global_attributes(source: ReadableSource) -> dict[str, object]:
+    """Return the attributes of `source` as a whole: those of its root group.
+
+    Raises:
+        SourceError: It is neither HDF5, netCDF nor Zarr, or damaged.
+    """
+    with source.metadata() as kept:
+        if isinstance(kept, ObjectSource):
+            return zarr.global_attributes(kept)
+        return classic.read_header(kept).attrs if is_classic(kept) else hdf5.global_attributes(kept)
 
 
 def read_variable(source: ReadableSource, name: str) -> Variable:

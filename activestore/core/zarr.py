@@ -79,6 +79,11 @@ def variable_names(source: ObjectSource) -> list[str]:
     return sorted(name for name, is_array in _nodes(source, "", depth=_DEEPEST) if is_array)
 
 
+def global_attributes(source: ObjectSource) -> dict[str, object]:
+    """Return the attributes of a store's root group; none where the store is one array."""
+    return _Documents(source).group("") or {}
+
+
 def group_of(source: ObjectSource, group: str = "") -> Group:
     """Return a group of a store: its attributes, and all arrays directly in it, of whatever type.
 
