@@ -132,6 +132,9 @@ def beside_xarray(place: Place, ask: Ask) -> list[str]:
         raise Unasked(f"xarray has no array: {type(error).__name__}") from error
     with _lazy(place, ask) as opened:
         ours = _isel(opened[NAME].rename(dict(zip(opened[NAME].dims, whole.dims, strict=True))), ask)
+        if len(place.paths) > 1:
+            # What files do not have in common of their attributes is left out by rules of our own.
+            ours, theirs = ours.drop_attrs(), theirs.drop_attrs()
         found = [_difference(ours, theirs, ask, name) for name in ask.names]
     if all(one is None for one in found):
         raise Unasked("xarray cannot reduce it so")
