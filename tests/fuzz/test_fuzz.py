@@ -99,7 +99,7 @@ class Alone:
 
 def test_a_fault_is_printed_with_the_way_to_see_it_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(kernel, "mask", lambda *_, **__: None)
-    monkeypatch.setattr(program, "drawn", lambda seed, number: Case((MASKED,), (SUM,)))
+    monkeypatch.setattr(program, "drawn", lambda *_: Case((MASKED,), (SUM,)))
     run = program.Run(Alone(), 5, tmp_path)
     run.one(17)
     run.one(17)
