@@ -6,14 +6,14 @@ import os
 import stat
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from activestore.core.variable import ReadableSource
 from activestore.descriptors import kept, released, with_room
-from activestore.errors import SourceError, SourceNotFoundError, UnsupportedError, map_errors
+from activestore.errors import ActivestoreError, SourceError, SourceNotFoundError, UnsupportedError, map_errors
 from activestore.forking import Lock
 from activestore.origin import Origin
 from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
@@ -229,10 +229,14 @@ def open_source(uri: str | os.PathLike[str], storage_options: Mapping[str, objec
         return found
     try:
         return _with_references(text, options)
-    except SourceNotFoundError:
-        found = None if store_first or path is not None else _open_store(text, options)
+    except SourceNotFoundError as error:
+        found = None
+        if not store_first and path is None:
+            # What makes it impossible to look for a store says less than that there is no file.
+            with suppress(ActivestoreError):
+                found = _open_store(text, options)
         if found is None:
-            raise
+            raise error from None
         return found
 
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
-from weakref import WeakSet
+from weakref import WeakMethod, WeakSet
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -271,7 +271,8 @@ class _Connections:
         """Take what closes those that are not in use."""
         self._open: WeakSet[HTTPConnection] = WeakSet()
         self._lock = Lock()
-        self._close_idle = close_idle
+        # Not the client itself, to which its connections lead: urllib3 keeps them until the pool that has them goes.
+        self._close_idle = WeakMethod(close_idle)
 
     def add(self, connection: HTTPConnection) -> None:
         """Take a connection that was just made.
@@ -287,7 +288,9 @@ class _Connections:
 
     def let_go(self) -> bool:
         """Close those that are not in use, which are made anew when they are needed."""
-        self._close_idle()
+        close_idle = self._close_idle()
+        if close_idle is not None:
+            close_idle()
         return not any(connection.sock is not None for connection in self._listed())
 
     def _listed(self) -> list[HTTPConnection]:

@@ -102,9 +102,8 @@ def test_pickle_holds_no_secret():
 def test_a_password_in_an_address_is_nowhere_in_a_dataset(password):
     with WebStandIn() as web:
         web.files["/a.nc"] = web.files["/b.nc"] = Path(TAS).read_bytes()
-        options = {"backend": "posix", "backend_options": {"token": "swordfish"}}
         address = f"http://me:{password}@{web.address}/a.nc?code=swordfish"
-        ds = xr.open_dataset(address, engine="activestore", **options)
+        ds = xr.open_dataset(address, engine="activestore")
         mean = ds.tas.active.mean()
         for text in (repr(ds), repr(ds.tas.variable._data), str(ds.encoding), str(ds.tas.encoding), str(mean.attrs)):
             assert "sword" not in text

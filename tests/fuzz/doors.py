@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from activestore.errors import SumOverflowError
 from tests.accessor.beside_xarray import Reference
 from tests.fuzz.case import NAME, Ask, File
 from tests.fuzz.netcdf_files import name_of
-from tests.fuzz.oracle import EXACT, LARGEST, Answer, as_index
+from tests.fuzz.oracle import EXACT, LARGEST, Answer, as_index, satisfying
 from tests.fuzz.writers import WRITERS
 
 __all__ = ["ACCESSORS", "DOORS", "Place", "SaidError", "Unasked", "beside_xarray"]
@@ -115,7 +114,6 @@ DOORS: Mapping[str, Callable[[Place, Ask], Answer]] = {
 """Doors whose values are netCDF4-python's."""
 ACCESSORS = ("accessor", "accessor of another engine")
 """Doors whose values are xarray's."""
-_COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne}
 _NO_SKIPNA = ("count", "any", "all")
 
 
@@ -172,14 +170,7 @@ def _difference(ours: xr.DataArray, theirs: xr.DataArray, ask: Ask, name: str) -
 
 
 def _where(array: xr.DataArray, condition: str | None) -> xr.DataArray:
-    if condition is None:
-        return array
-    held = xr.ones_like(array, bool)
-    for comparison in condition.split(" and "):
-        sign, number = comparison.split()
-        # An integer is compared exactly, and so NumPy does it with Python's integers.
-        held &= _COMPARISONS[sign](array, int(number) if number.lstrip("-").isdigit() else float(number))
-    return array.where(held)
+    return array if condition is None else array.where(array.copy(data=satisfying(array.values, condition)))
 
 
 def _loaded(place: Place) -> xr.DataArray:

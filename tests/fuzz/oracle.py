@@ -10,7 +10,7 @@ import numpy as np
 from tests.expected import check_dtype, outer
 from tests.fuzz.case import Ask
 
-__all__ = ["Answer", "Cells", "cells_of", "differences", "overflows", "selected"]
+__all__ = ["Answer", "Cells", "cells_of", "differences", "overflows", "satisfying", "selected"]
 
 EPS = float(np.finfo("f8").eps)
 LARGEST = float(np.finfo("f8").max)
@@ -58,8 +58,8 @@ def cells_of(values: np.ma.MaskedArray, ask: Ask) -> Cells:
     if part.dtype.kind == "f" and (ask.skipna or ask.where):
         valid &= ~np.isnan(part.data)
     if ask.where is not None:
-        valid &= _satisfying(part.data, ask.where)
-    axes = {axis % part.ndim for axis in (range(part.ndim) if ask.axis is None else ask.axis)}
+        valid &= satisfying(part.data, ask.where)
+    axes = {axis % part.ndim for axis in (range(part.ndim) if ask.axis is None else ask.axis) if part.ndim}
     groups = {axis % part.ndim: np.array(labels, int) for axis, labels in ask.by.items()}
     places, shape = [], []
     for axis, length in enumerate(part.shape):
@@ -79,7 +79,7 @@ def _rows(data: np.ndarray, valid: np.ndarray, places: list[list[np.ndarray]]) -
         yield data[at].reshape(-1), valid[at].reshape(-1)
 
 
-def _satisfying(data: np.ndarray, condition: str) -> np.ndarray:
+def satisfying(data: np.ndarray, condition: str) -> np.ndarray:
     """Return where a condition holds: floats compared in their type, integers exactly."""
     found, exact = np.ones(data.shape, bool), data.astype(object) if data.dtype.kind in "iu" else data
     for comparison in condition.split(" and "):

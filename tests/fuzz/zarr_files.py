@@ -207,6 +207,7 @@ def masked_by_json(attrs: dict[str, Any], numbers: np.ndarray, copy: Path, *, fi
             target.createDimension(f"d{i}", n or None)
         own = attrs.pop("_FillValue", None)
         own = fill if fill is not None else own
+        own = own.item() if isinstance(own, np.generic) else own
         whole = isinstance(own, (int, float)) and (base.kind == "f" or (own == own and values.held(own, base) == own))
         # With a fill value that nothing has, there is no default one.
         held = values.held(own, base) if whole else _unused(numbers.astype(base))

@@ -126,7 +126,7 @@ class TestRefused:
             ("--host nosuch.invalid", "cannot listen on 'nosuch.invalid', port 8080: "),
             ("--host 192.0.2.1", "cannot listen on '192.0.2.1', port 8080: "),
             ("--host ''", "cannot listen on '', port 8080: "),
-            ("--nonsense", "unrecognized arguments: --nonsense; see "),
+            ("--nonsense", "there is no option --nonsense; see "),
         ],
     )
     def test_options_that_mean_nothing(self, capsys, tmp_path, options, said):
