@@ -18,8 +18,8 @@ from activestore.accessor.hdf5_contents import Described, describe
 from activestore.accessor.lazy_array import LazyArray
 from activestore.accessor.stored_array import StoredArray, StoredFile
 from activestore.core import classic
-from activestore.core.collection import held_back
 from activestore.core.hdf5 import load_plugins
+from activestore.core.hdf5_turn import hdf5_turn
 from activestore.core.metadata import is_classic
 from activestore.core.objects import ObjectSource
 from activestore.descriptors import with_room
@@ -112,7 +112,7 @@ def read_groups(file: StoredFile, group: str | None) -> dict[str, Contents]:
             top = (group or "").strip("/")
             found = {"." if group else "/": _group_contents(file, top, store)}
             for name in _groups(store.ds):
-                own = H5NetCDFStore(store._manager, group=f"/{name}", mode="r")
+                own = H5NetCDFStore(store._manager, group=f"/{name}", mode="r", lock=False)
                 found[name[len(top) :].strip("/") if group else f"/{name}"] = _group_contents(file, name, own)
             return found
 
@@ -137,9 +137,10 @@ def _opened(source: Source, group: str | None) -> Iterator[Any]:  # Any: xarray'
     """
     load_plugins()
     try:
-        with held_back(needed=source.is_remote), _file(source) as opened:
+        with hdf5_turn(through_python=source.is_remote), _file(source) as opened:
             try:
-                store = H5NetCDFStore(opened, group=group, mode="r")
+                # Without xarray's lock: who has that waits for the turn that we have.
+                store = H5NetCDFStore(opened, group=group, mode="r", lock=False)
                 _ = store.ds
             except OSError as error:
                 groups = ", ".join(_groups(opened)) or "none"

@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 
 from activestore.core.backend import BackendOptions, BackendRecord, Capabilities
-from activestore.core.collection import held_back
 from activestore.core.dispatch import Budget
 from activestore.core.hdf5 import find_dataset, hdf5_file, load_plugins
+from activestore.core.hdf5_turn import hdf5_turn
 from activestore.core.kernel import reduce_chunk, reduce_stored, reduce_values, wanted_part
 from activestore.core.task import Array, ChunkPartial, ChunkTask
 from activestore.core.variable import ReadableSource
@@ -94,9 +94,9 @@ class PosixBackend:
 
     def _through_hdf5(self, task: ChunkTask) -> Array:
         whole = np.zeros(task.shape, task.template.dtype)
-        with self._lock, held_back(needed=self._source.is_remote):
+        load_plugins()
+        with self._lock, hdf5_turn(through_python=self._source.is_remote):
             if self._file is None:
-                load_plugins()
                 self._file = hdf5_file(self._source)
             dataset = find_dataset(self._file, self._source.uri, task.template.variable)
             stops = zip(task.origin, task.shape, dataset.shape, strict=True)
@@ -119,7 +119,7 @@ class PosixBackend:
 
     def close(self) -> None:
         """Close the file that was opened for the HDF5 library, if any."""
-        with self._lock:
+        with self._lock, hdf5_turn(through_python=self._source.is_remote):
             if self._file is not None:
                 self._file.close()
             self._file = None

@@ -8,13 +8,13 @@ import struct
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import h5py
 import numpy as np
 
 from activestore.core.codecs import EVERY_FILTER
-from activestore.core.collection import held_back
 from activestore.core.hdf5_attributes import HIDDEN, attribute_sizes, plain_value, read_attribute
 from activestore.core.hdf5_scales import DIMENSION_ONLY, NOT_COORDINATE, read_dimensions
 from activestore.core.hdf5_storage import (
@@ -27,6 +27,7 @@ from activestore.core.hdf5_storage import (
     tree_table,
     variable_of,
 )
+from activestore.core.hdf5_turn import hdf5_turn
 from activestore.core.variable import (
     ChunkTable,
     ReadableSource,
@@ -60,7 +61,7 @@ def open_hdf5(source: ReadableSource) -> Iterator[h5py.File]:
     Raises:
         SourceError: It is damaged, or not HDF5.
     """
-    with held_back(needed=source.is_remote), hdf5_file(source) as file:
+    with hdf5_turn(through_python=source.is_remote), hdf5_file(source) as file:
         yield file
 
 
@@ -76,7 +77,7 @@ def global_attributes(source: ReadableSource) -> dict[str, object]:
 
 
 def hdf5_file(source: ReadableSource) -> h5py.File:
-    """Return `source` opened with the HDF5 library; whoever reads it sees to it that garbage collection is held back.
+    """Return `source` opened with the HDF5 library; whoever opens, reads or closes it has the turn in it (`hdf5_turn`).
 
     Raises:
         SourceError: It is damaged, or not HDF5.
@@ -110,6 +111,7 @@ def damage_named(uri: str, what: str) -> Iterator[None]:
         raise SourceError(f"{uri}: {what} cannot be read ({error}); is it damaged?") from error
 
 
+@cache
 def load_plugins() -> None:
     """Let the HDF5 library use the filters of hdf5plugin, where that is installed."""
     if importlib.util.find_spec("hdf5plugin") is not None:
