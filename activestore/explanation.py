@@ -121,7 +121,7 @@ def _explained(plan: Plan, backend: Backend, *, fallback: Fallback) -> _OfFile:
         for task in asked:
             reason = None if task.offset is None else refuses(task)
             if reason is not None:
-                reasons[reason] += task.chunks
+                reasons[reason] += task.chunks - task.unwritten
                 moved += 0 if task.inline is not None else task.size
         seen = sum(task.chunks for task in asked)
         if seen < len(plan):

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import data, datasets, line, series, serving
+from benchmarks import data, datasets, line, series, serving, small_chunks
 from benchmarks.contenders import CONTENDERS, OURS
 from benchmarks.report import (
     Runs,
@@ -64,7 +64,7 @@ REDUCING = {
     "series-deflate": Reducing("time series of one point, shuffle + deflate 4", "series", True, None),
 }
 """Cases by name."""
-OTHERS = ("import", "plan", *datasets.CASES, *line.CASES, *serving.CASES)
+OTHERS = ("import", "plan", *small_chunks.CASES, *datasets.CASES, *line.CASES, *serving.CASES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,13 +109,13 @@ def _case(name: str, grid: data.Grid, options: argparse.Namespace) -> tuple[Mapp
         return _importing(options.rounds)
     if name == "plan":
         return _planning(grid, options.rounds)
+    if name in small_chunks.CASES:
+        return _small_chunks(small_chunks.CASES[name], options)
     if name in datasets.CASES:
         return _dataset(datasets.CASES[name], options)
-    if name in line.CASES:
-        return _over_a_line(line.CASES[name], options)
-    if name in serving.CASES:
-        return _serving(name, options)
-    return _reducing(REDUCING[name], grid, options)
+    if name in REDUCING:
+        return _reducing(REDUCING[name], grid, options)
+    return _over_a_line(line.CASES[name], options) if name in line.CASES else _serving(name, options)
 
 
 def _reducing(case: Reducing, grid: data.Grid, options: argparse.Namespace) -> tuple[Mapping[str, Runs], list[str]]:
@@ -157,6 +157,27 @@ def _targets(case: Reducing, runs: Mapping[str, Runs], bounds: Sequence[str]) ->
         text = f"time beside {case.bound[0]}" if case.bound else "time"
         targets.append(Target(text, ours / bound if ours and bound else None, case.bound_target, "x"))
     return [*targets, Target("peak memory", peak(runs.get(OURS, [])), 250, "MB")]
+
+
+def _small_chunks(case: small_chunks.Case, options: argparse.Namespace) -> tuple[Mapping[str, Runs], list[str]]:
+    """Measure what is done with variables of many small chunks, opening included."""
+    folder = options.data.resolve()
+    files, warm = (small_chunks.files_of(folder, tiny=tiny) for tiny in (options.small, True))
+    for size in ["small"] if options.small else ["small", "large"]:
+        if not small_chunks.files_of(folder, tiny=size == "small").reference.exists():
+            _progress(f"making the {size} file of small chunks in {folder}")
+            made = _worker("make-small-chunks", size, str(folder))
+            if "failed" in made:
+                return {}, [case.title, f"  not measured: {made['failed']}"]
+    wanted, places = options.contenders or [""], (str(files.path), str(warm.path), str(files.reference))
+    measurements = {
+        name: ("reduce", "small_chunks", name, case.operation, *places)
+        for name in small_chunks.CONTENDERS
+        if any(text in name for text in wanted)
+    }
+    runs = _rounds(measurements, options.rounds)
+    lines = [case.title, *reduction_table(runs, ours=OURS, bounds=()), *verdicts(small_chunks.targets(runs))]
+    return runs, lines
 
 
 def _dataset(case: datasets.Case, options: argparse.Namespace) -> tuple[Mapping[str, Runs], list[str]]:

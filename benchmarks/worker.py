@@ -43,6 +43,13 @@ def _make_series(size: str, folder: str) -> dict[str, Any]:
     return {}
 
 
+def _make_small_chunks(size: str, folder: str) -> dict[str, Any]:
+    from benchmarks import small_chunks
+
+    small_chunks.make(small_chunks.files_of(Path(folder), tiny=size == "small"))
+    return {}
+
+
 def _reduce(family: str, name: str, operation: str, path: str, warm_up: str, reference: str) -> dict[str, Any]:
     """Time one operation of one contender: imports, lazy imports (by a tiny file) and the page cache are warm.
 
@@ -182,6 +189,7 @@ _INDEXES: dict[str, Callable[[str], Any]] = {"h5py": _index_h5py, "hidefix": _in
 _TASKS: dict[str, Callable[..., dict[str, Any]]] = {
     "make": _make,
     "make-series": _make_series,
+    "make-small-chunks": _make_small_chunks,
     "reduce": _reduce,
     "plan": _plan,
     "plan-only": _plan_only,

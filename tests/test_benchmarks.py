@@ -43,6 +43,18 @@ def test_every_case_of_ours_runs_and_is_right(files):
     assert "failed" not in text
 
 
+def test_small_chunks_are_reduced_right(files):
+    cases = ("maps-uint8", "maps-float32", "gaps")
+    results, text = bench(files, *(word for case in cases for word in ("--only", case)))
+    assert tuple(results) == cases
+    for case in cases:
+        assert set(results[case]) == {"activestore", "h5py + NumPy"}
+        assert all(run["error"] < 1e-12 for (run,) in results[case].values()), case
+    assert text.count("target speed beside h5py + NumPy >= 1.5 x") == 3
+    assert "WRONG" not in text
+    assert "failed" not in text
+
+
 DATASETS = ("grid-mean", "grid-climatology", "grid-weighted", "daily-mean", "daily-climatology", "daily-weighted", "open-200")
 
 

@@ -405,13 +405,16 @@ class _Tally:
         self._backends[backend] = None
         for task, one in zip(batch.tasks, done, strict=True):
             self._aggregator.add(task, one.partial)
-            self._where[_place(task, one, backend)] += task.chunks
+            written = task.chunks - task.unwritten
+            for place, chunks in ((_place(task, one, backend), written), ("fill value", task.unwritten)):
+                if chunks:
+                    self._where[place] += chunks
             nbytes = 0 if task.inline is not None else task.size
             self._read += nbytes
             here = backend == LOCAL or one.reason is not None
             self._moved += nbytes if here else one.partial.moved
             if one.reason is not None:
-                self._reasons[one.reason] += task.chunks
+                self._reasons[one.reason] += written
         if self._progress is not None:
             self._progress(sum(task.chunks for task in batch.tasks))
         self._turns.end_before(batch.file)
@@ -422,8 +425,6 @@ class _Tally:
 
 
 def _place(task: ChunkTask, done: _Done, backend: str) -> str:
-    if task.offset is None:
-        return "fill value"
     if done.reason is not None:
         return "local fallback"
     return f"{backend} through HDF5" if task.through_hdf5 else backend

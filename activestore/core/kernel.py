@@ -14,7 +14,7 @@ from activestore.core.grouped import assembled_states, blocks, placed
 from activestore.core.missing import mask
 from activestore.core.packing import unpack
 from activestore.core.selection import region_index, region_shape
-from activestore.core.task import Array, ChunkPartial, ChunkTask, ChunkValues, State, TaskTemplate
+from activestore.core.task import UNWRITTEN, Array, ChunkPartial, ChunkTask, ChunkValues, State, TaskTemplate
 from activestore.errors import CorruptChunkError, UnsupportedError
 
 __all__ = ["decode_chunk", "decode_pieces", "fill_chunk", "reduce_chunk", "reduce_stored", "reduce_values"]
@@ -66,7 +66,7 @@ def decode_chunk(raw: Buffer, task: ChunkTask) -> Array:
 
 
 def decode_pieces(raw: Sequence[Buffer], task: ChunkTask) -> Array:
-    """Return what `decode_chunk` returns, of a task of several small chunks; `raw` are the bytes of each.
+    """Return what `decode_chunk` returns, of a task of several small chunks; `raw` are the bytes of each that was written.
 
     Raises:
         CorruptChunkError: The bytes of one are damaged or cut off.
@@ -76,7 +76,10 @@ def decode_pieces(raw: Sequence[Buffer], task: ChunkTask) -> Array:
     # An array that may be written to: missing values are then replaced in place.
     decoded = np.empty((len(pieces), task.nbytes // len(pieces)), np.uint8)
     decoder = _decoder(task, decoded.shape[1])
-    for i, (one, (_, size)) in enumerate(zip(raw, pieces, strict=True)):
+    if UNWRITTEN in pieces:
+        decoded.reshape(-1).view(task.template.dtype)[...] = np.frombuffer(task.template.fill, task.template.dtype)
+    written = [(i, size) for i, (offset, size) in enumerate(pieces) if offset >= 0]
+    for one, (i, size) in zip(raw, written, strict=True):
         _check_size(one, size, task, i)
         try:
             decoder.into(one, decoded[i])

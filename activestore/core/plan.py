@@ -17,8 +17,8 @@ from activestore.core.groups import AxisGroups, check_groupable, check_size
 from activestore.core.packing import Packing, unpacks_afterwards
 from activestore.core.reductions import Reduction, stored_component
 from activestore.core.selection import ChunkParts, DimensionPart, Points, Selection, Slice
-from activestore.core.task import ChunkPartial, ChunkTask, Component, Grouping, TaskTemplate
-from activestore.core.variable import Variable, contiguous_table
+from activestore.core.task import UNWRITTEN, ChunkPartial, ChunkTask, Component, Grouping, TaskTemplate
+from activestore.core.variable import ChunkTable, Variable, contiguous_table
 from activestore.errors import SelectionError
 
 __all__ = ["Plan", "ReductionRequest", "Tally", "grouped_axes", "normalize_axes", "plan", "plan_of_file", "touched_chunks"]
@@ -196,28 +196,36 @@ class Plan:
             return 1
         touched = self.parts[0].chunks
         in_a_row = int(touched[-1] - touched[0]) + 1 == len(touched)
-        all_written = len(table) == table.grid[0] and variable.extent == variable.shape
-        whole = not variable.clipped or variable.chunk_shape[0] == 1
-        raw = table.placed and table.inline is None and decodable(variable.codecs) and not table.filter_mask.any()
-        if not (in_a_row and all_written and whole and raw):
+        whole = variable.chunk_shape[0] == 1 if variable.clipped else variable.extent == variable.shape
+        raw = table.placed and table.inline is None and decodable(variable.codecs) and bool(table.size.all())
+        if not (in_a_row and whole and raw):
             return 1
         most = max(_JOINED_BYTES, min(_JOINED_MORE * joined, len(self) * nbytes // _JOINED_PARTS))
         return min(_JOINED_CHUNKS, most // nbytes)
 
     def _joined_tasks(self, count: int) -> Iterator[ChunkTask]:
-        """Yield tasks of up to `count` chunks each."""
+        """Yield tasks of up to `count` chunks each; of one where these were not all filtered alike."""
         length, table = self.variable.chunk_shape[0], self.variable.table
         others = tuple(self._row(dim, part[0], first=True) for dim, part in enumerate(self.parts[1:], 1))
-        along = ChunkParts(self.request.selection.positions[0], length * count)
-        for sequence in range(len(along)):
-            part = along[sequence]
+        along, touched = ChunkParts(self.request.selection.positions[0], length * count), self.parts[0]
+        sequence = 0
+        for block in range(len(along)):
+            part = along[block]
             chunks, inside = _narrowed(part.inside, length)
             first, last = part.chunk * count + chunks.start, part.chunk * count + chunks.stop
+            rows = table.lookup(np.arange(first, last, dtype=np.int64))
+            written = rows[rows >= 0]
+            if len(written) and np.ptp(table.filter_mask[written]):
+                for at in range(first - int(touched.chunks[0]), last - int(touched.chunks[0])):
+                    row = self._row(0, touched[at], first=sequence == 0)
+                    yield self._task(sequence, (row, *others), int(rows[row.part.chunk - first]))
+                    sequence += 1
+                continue
             row = self._row(0, DimensionPart(first, inside, part.outside), first=sequence == 0)
-            task = self._task(sequence, (row, *others), first)
-            pieces = tuple(zip(table.offset[first:last].tolist(), table.size[first:last].tolist(), strict=True))
-            shape = (len(pieces) * length, *task.shape[1:])
-            yield dataclasses.replace(task, shape=shape, pieces=pieces, size=int(table.size[first:last].sum()))
+            task = self._task(sequence, (row, *others), int(written[0]) if len(written) else -1)
+            shape = (len(rows) * length, *task.shape[1:])
+            yield dataclasses.replace(task, shape=shape, pieces=_pieces(table, rows), size=int(table.size[written].sum()))
+            sequence += 1
 
     def _row(self, dim: int, part: DimensionPart, *, first: bool) -> _Row:
         groups = next((one for one in self.request.groups if one.axis == dim), None)
@@ -263,6 +271,15 @@ class Plan:
             first=not self.request.groups and all(one.first for dim, one in enumerate(rows) if dim in self.template.axes),
             groups=tuple(one.grouping for one in rows if one.grouping is not None),
         )
+
+
+def _pieces(table: ChunkTable, rows: npt.NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
+    """Return offset and size of chunks, given by their rows."""
+    if not len(table):
+        return (UNWRITTEN,) * len(rows)
+    missing = rows < 0
+    offset, size = np.where(missing, UNWRITTEN[0], table.offset[rows]), np.where(missing, UNWRITTEN[1], table.size[rows])
+    return tuple(zip(offset.tolist(), size.tolist(), strict=True))
 
 
 def _narrowed(inside: Slice | Points, length: int) -> tuple[range, Slice | Points]:

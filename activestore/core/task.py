@@ -16,7 +16,18 @@ from activestore.core.missing import Missing
 from activestore.core.packing import Packing
 from activestore.core.selection import Region
 
-__all__ = ["Array", "ChunkPartial", "ChunkTask", "ChunkValues", "Component", "Grouping", "Placement", "State", "TaskTemplate"]
+__all__ = [
+    "UNWRITTEN",
+    "Array",
+    "ChunkPartial",
+    "ChunkTask",
+    "ChunkValues",
+    "Component",
+    "Grouping",
+    "Placement",
+    "State",
+    "TaskTemplate",
+]
 
 Array = npt.NDArray[Any]
 """An array of any type of numbers."""
@@ -24,6 +35,9 @@ Array = npt.NDArray[Any]
 Placement = tuple[slice | tuple[int, ...], ...]
 """Where a partial belongs in the result: positions along each dimension."""
 
+
+UNWRITTEN = (-1, 0)
+"""Offset and size of a small chunk that was never written, among others that were: it is full of the fill value."""
 
 State = tuple[Array, ...]
 """What a component knows of a part of the data; reduced dimensions have the length 1."""
@@ -162,8 +176,9 @@ class ChunkTask:
     size: int
     """Bytes as stored."""
     pieces: tuple[tuple[int, int], ...] | None
-    """Offset and size of each of the small chunks that are read together, one after the other along the first dimension;
-    `chunk` and `offset` are those of the first, `size` is that of all. None where the task is one chunk."""
+    """Offset and size of each of the small chunks that are read together, one after the other along the first dimension, those
+    that were never written being `UNWRITTEN`; `chunk` is that of the first, `offset` that of the first that was written, `size`
+    that of all. None where the task is one chunk."""
     codecs: tuple[Codec, ...]
     """What was done to the bytes, in the writer's order; skipped filters are left out."""
     through_hdf5: bool
@@ -201,7 +216,14 @@ class ChunkTask:
         """Offset and size of the stored bytes of each of its chunks; none where none can be decoded as they are."""
         if self.offset is None or self.through_hdf5 or self.inline is not None:
             return ()
-        return ((self.offset, self.size),) if self.pieces is None else self.pieces
+        if self.pieces is None:
+            return ((self.offset, self.size),)
+        return tuple(piece for piece in self.pieces if piece != UNWRITTEN) if UNWRITTEN in self.pieces else self.pieces
+
+    @property
+    def unwritten(self) -> int:
+        """How many of its chunks were never written."""
+        return int(self.offset is None) if self.pieces is None else self.pieces.count(UNWRITTEN)
 
     @property
     def group_counts(self) -> dict[int, int]:

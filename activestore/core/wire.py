@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 
-FEATURES = ("conditions", "groups", "moments.rest", "packing.dtype")
+FEATURES = ("conditions", "groups", "moments.rest", "packing.dtype", "pieces.unwritten")
 """What tasks may have, or partial results, that the first release of the extension did not know."""
 
 
@@ -55,12 +55,14 @@ def obstacle(task: ChunkTask, features: Collection[str] = FEATURES) -> str | Non
     template = task.template
     typed = template.packing is not None and template.packing.dtype is not None
     rounded = any(component.name == "moments" for component in template.components)
+    holed = task.pieces is not None and task.unwritten > 0
     for component in template.components:
         if not is_known(component):
             return f"the component {component.name!r}, which is the user's own"
     obstacles = (
         (typed and "packing.dtype" not in features, "unpacking in a type of its own"),
         (rounded and "moments.rest" not in features, "the component 'moments', whose mean the server rounds"),
+        (holed and "pieces.unwritten" not in features, "small chunks of which some were never written"),
         (template.value_dtype is not None, "numbers of another type than those of other files"),
         (task.through_hdf5 or (task.offset is not None and task.offset < 0), "a chunk that only the HDF5 library can read"),
         (task.inline is not None, "data among the metadata"),
@@ -146,7 +148,7 @@ def _columns(tasks: Sequence[ChunkTask], template: TaskTemplate, grouped: Sequen
         WireError: It is too much for one request.
     """
     dims = range(len(template.selected))
-    ranges = [one for task in tasks for one in task.ranges]
+    ranges = _ranges(tasks)
     said: dict[str, object] = {
         "sequence": _steps(task.sequence for task in tasks),
         "chunk": [_column([task.chunk[dim] for task in tasks]) for dim in dims],
@@ -171,6 +173,16 @@ def _columns(tasks: Sequence[ChunkTask], template: TaskTemplate, grouped: Sequen
     if len(ranges) > MOST_PIECES or (listed > MOST_POINTS and _points(said) > MOST_POINTS):
         raise WireError("too many chunks or listed positions for one request; ask for fewer at a time")
     return said
+
+
+def _ranges(tasks: Sequence[ChunkTask]) -> list[tuple[int, int]]:
+    """Return offset and size of each stored chunk; one that was never written begins where the one before it ends."""
+    found, end = [], 0
+    for task in tasks:
+        for offset, size in task.ranges if task.pieces is None else task.pieces:
+            found.append((offset, size) if offset >= 0 else (end, 0))
+            end = sum(found[-1])
+    return found
 
 
 def _points(said: dict[str, Any]) -> int:  # Any: JSON

@@ -12,7 +12,7 @@ import numpy as np
 
 from activestore.core.codecs import Codec, decoder_names, hdf5_codec
 from activestore.core.selection import Points, Region, Slice
-from activestore.core.task import ChunkTask, Grouping, Placement, TaskTemplate
+from activestore.core.task import UNWRITTEN, ChunkTask, Grouping, Placement, TaskTemplate
 from activestore.core.wire_frames import POSITIONED, numbers_of_part
 from activestore.core.wire_groups import Runs, runs_from_json
 from activestore.core.wire_json import LARGEST, items, mapping, one_of, refuse, whole, wholes
@@ -65,7 +65,7 @@ def tasks_from_json(given: object, *, largest_chunk: int, most_tasks: int, uri: 
                 origin=(0,) * len(shape),
                 shape=shape,
                 extent=extent,
-                offset=ranges.of[0][0],
+                offset=next(offset for offset, size in ranges.of if size),
                 size=size,
                 pieces=ranges.pieces,
                 codecs=codecs,
@@ -171,13 +171,16 @@ class _Columns:
         if total > MOST_PIECES:
             refuse("pieces", f"has {total} stored chunks; ask for {MOST_PIECES} at most")
         gaps = self._column(self.given["gap"], "gap", count=total, least=-LARGEST)
-        sizes = self._column(self.given["size"], "size", count=total, least=1)
+        sizes = self._column(self.given["size"], "size", count=total)
         ends = list(itertools.accumulate(gap + size for gap, size in zip(gaps, sizes, strict=True)))
         ranges = [(end - size, size) for end, size in zip(ends, sizes, strict=True)]
         if max(ends) > LARGEST or min(ranges)[0] < 0:
             refuse("gap", "leads to an offset that is negative, or too large")
-        left = iter(ranges)
-        return [_Ranges(tuple(itertools.islice(left, n or 1)), joined=n > 0) for n in pieces]
+        left = iter(one if one[1] else UNWRITTEN for one in ranges)
+        found = [_Ranges(tuple(itertools.islice(left, n or 1)), joined=n > 0) for n in pieces]
+        if any(one.of.count(UNWRITTEN) == len(one.of) for one in found):
+            refuse("size", "is 0 of all chunks of a task")
+        return found
 
     def _extent(self, given: object) -> tuple[int, ...] | None:
         return None if given is None else wholes(given, "extent", count=len(self.template.selected))
