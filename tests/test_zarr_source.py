@@ -217,8 +217,6 @@ def write(recipe: Recipe, path: str) -> zarr.Array:
 def expected(array: zarr.Array, recipe: Recipe) -> np.ma.MaskedArray:
     """What zarr reads, masked as xarray masks it."""
     values = np.asarray(array[...])
-    if values.dtype.kind == "b":
-        values = values.astype("i1")
     missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
     if recipe.zarr_format == 2 and recipe.fill is not None:
         missing |= values == np.array(float(recipe.fill), array.dtype).astype(values.dtype)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from activestore.accessor.obstacles import InMemoryError
 from activestore.accessor.pieces import Pieces, indexed, joined, joined_grid, whole
 from activestore.errors import UntraceableError
 
@@ -144,6 +145,8 @@ def _described(function: Any, key: Any) -> str:  # Any: some callable, and the k
 def _as_array(value: Any) -> Pieces:  # Any: what a node stands for
     if isinstance(value, Pieces):
         return value
+    if type(value).__name__ == "Future":
+        raise InMemoryError
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
         raise UntraceableError(f"the Dask graph holds {type(value).__name__}")
     return whole(value)

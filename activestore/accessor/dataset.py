@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Hashable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -15,9 +16,15 @@ from activestore.accessor.methods import Dims, Reductions, named
 from activestore.accessor.query import Query, called
 from activestore.accessor.rules import Method
 from activestore.accessor.weighted import WeightedArray, WeightedReductions, called_weighted, checked_weights
+from activestore.errors import NotNumericError, SumOverflowError, UnsupportedError, UntraceableError
 from activestore.explanation import Explanation
 
 __all__ = ["ActiveDataset", "GroupedDataset", "WeightedDataset"]
+
+Variable = TypeVar("Variable")
+"""A variable, or what reduces it."""
+_OF_ONE = (NotNumericError, SumOverflowError, UnsupportedError, UntraceableError)
+"""What says of one variable that it cannot be reduced, and nothing of the others."""
 
 
 class ActiveDataset(Reductions[xr.Dataset], Groupable["GroupedDataset"]):
@@ -68,7 +75,7 @@ class ActiveDataset(Reductions[xr.Dataset], Groupable["GroupedDataset"]):
         near = _near(self._dataset, dims)
         others = _with_empty_read(self._dataset.drop_vars(near))
         rest: Any = called(others, method, tuple(dim for dim in dims if dim in others.sizes), keep_attrs, windows=False)
-        found = {name: Query(one).reduced(method, _common(one, dims), keep_attrs) for name, one in near.items()}
+        found = _each(near, lambda one: Query(one).reduced(method, _common(one, dims), keep_attrs), rest)
         return _together(self._dataset, found, rest)
 
 
@@ -100,9 +107,7 @@ class GroupedDataset(Reductions[xr.Dataset]):
         only_groups = set(dims) == set(self._grouping.labels)
         with nullcontext() if only_groups else xr.set_options(use_flox=False):  # type: ignore[no-untyped-call]  # xarray's own
             rest: Any = called(self._grouping.regroup(others), method, along, keep_attrs, windows=self._grouping.windows)
-            found = {
-                name: Query(one).reduced(method, _common(one, dims), keep_attrs, self._of(one)) for name, one in near.items()
-            }
+            found = _each(near, lambda one: Query(one).reduced(method, _common(one, dims), keep_attrs, self._of(one)), rest)
         return _together(self._dataset, found, rest)
 
     def _of(self, array: xr.DataArray) -> Grouping:
@@ -157,9 +162,7 @@ class WeightedDataset(WeightedReductions[xr.Dataset]):
         # What is weighted along a dimension that a variable does not have is xarray's to say, if there is such a variable.
         there = dims if others.data_vars else tuple(one for one in dims if one in others.sizes or one in self._weights.dims)
         rest = called_weighted(others.weighted(self._weights), method, None if is_whole else there, skipna, keep_attrs)
-        found = {
-            name: called_weighted(one, method, None if is_whole else dims, skipna, keep_attrs) for name, one in near.items()
-        }
+        found = _each(near, lambda one: called_weighted(one, method, None if is_whole else dims, skipna, keep_attrs), rest)
         return _together(self._dataset, found, rest)
 
 
@@ -168,8 +171,33 @@ def _near(dataset: xr.Dataset, dims: Collection[Hashable]) -> dict[Hashable, xr.
     return {
         name: array
         for name, array in dataset.data_vars.items()
-        if array.dtype.kind in "iuf" and not array.variable._in_memory and not set(array.dims).isdisjoint(dims)
+        if array.dtype.kind in "biuf" and not array.variable._in_memory and not set(array.dims).isdisjoint(dims)
     }
+
+
+def _each(
+    near: Mapping[Hashable, Variable], reduce: Callable[[Variable], xr.DataArray], rest: xr.Dataset
+) -> dict[Hashable, xr.DataArray]:
+    """Return what `reduce` gives of each variable, without those of which it gives nothing.
+
+    Raises:
+        ActivestoreError: There is nothing then, not even in the `rest`.
+
+    Warns:
+        UserWarning: A variable is left out; it names it.
+    """
+    found, failed = {}, []
+    for name, one in near.items():
+        try:
+            found[name] = reduce(one)
+        except _OF_ONE as error:
+            failed.append((name, error))
+    if failed and not found and not rest.data_vars:
+        raise failed[0][1]
+    for name, cause in failed:
+        said = str(cause)
+        warnings.warn(f"{name!r} is left out: {said.removeprefix(f'{name!r}: ')}", UserWarning, stacklevel=4)
+    return found
 
 
 def _with_empty_read(dataset: xr.Dataset) -> xr.Dataset:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from activestore.accessor.obstacles import OnlyXarrayError
 from activestore.active import Active
 from activestore.core.missing import Missing
-from activestore.core.packing import Packing
-from activestore.errors import UntraceableError
+from activestore.core.packing import TRUTH, Packing
 
-__all__ = ["decoded"]
+__all__ = ["as_truth", "decoded"]
 
-_EXACT_IN_F4, _EXACT_IN_F8 = 1 << 24, 1 << 53
-"""Integers up to here are different floats if they are different."""
+_MOST_ALIKE = 1 << 12
+"""How many integers that are the same float may be listed as missing."""
+
+
+def as_truth(stored: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return numbers as truth values, as xarray takes those with the attribute `dtype = "bool"`."""
+    return stored.astype(bool)
 
 
 def decoded(active: Active, stored: np.dtype[Any], steps: Sequence[Any]) -> Active:  # Any: functions of xarray's
@@ -26,16 +32,17 @@ def decoded(active: Active, stored: np.dtype[Any], steps: Sequence[Any]) -> Acti
 
     Parameters:
         active: The variable.
-        stored: Type of its stored numbers.
+        stored: Type of its stored numbers, as xarray is told: truth values are stored as integers of one byte.
         steps: The functions that xarray applies to them, one after the other.
 
     Raises:
-        UntraceableError: One of them is none that the engine knows.
+        OnlyXarrayError: One of them is none that the engine knows.
     """
-    decoding = _Decoding(stored)
+    is_truth = stored.kind == "b"
+    decoding = _Decoding(active.variable.dtype if is_truth else stored, packing=TRUTH if is_truth else None)
     for step in steps:
         decoding.add(step)
-    return active.with_decoding(dtype=decoding.stored, missing=Missing(decoding.missing), packing=decoding.packing)
+    return active.with_decoding(dtype=decoding.stored, missing=decoding.missing, packing=decoding.packing)
 
 
 @dataclass(slots=True)
@@ -43,7 +50,7 @@ class _Decoding:
     """How xarray makes values of stored numbers, step by step."""
 
     stored: np.dtype[Any]
-    missing: tuple[float, ...] = ()
+    missing: Missing = field(default_factory=Missing)
     packing: Packing | None = None
     done: tuple[str, ...] = ()
     """The names of the steps so far."""
@@ -52,41 +59,52 @@ class _Decoding:
         """Take one more step.
 
         Raises:
-            UntraceableError: It is none that the engine can take.
+            OnlyXarrayError: It is none that the engine can take.
         """
         name = getattr(getattr(function, "func", function), "__name__", repr(function))
         known: dict[str, Callable[..., None]] = {
             "asarray": self._reinterpret,
             "_apply_mask": self._mask,
             "_scale_offset_decoding": self._scale,
+            "as_truth": self._truth,
         }
-        if not isinstance(function, functools.partial) or name not in known or function.args:
-            raise UntraceableError(f"its values are made by {name}, which only xarray can do")
+        arguments = function.keywords if isinstance(function, functools.partial) and not function.args else None
+        if function is as_truth:
+            arguments = {}
+        if arguments is None or name not in known:
+            raise OnlyXarrayError(f"its values are made by {name}, which only xarray can do")
         if self.done and list(known).index(name) <= list(known).index(self.done[-1]):
-            raise UntraceableError("it was decoded more than once")
+            raise OnlyXarrayError("it was decoded more than once")
         self.done += (name,)
-        known[name](**function.keywords)
+        known[name](**arguments)
+
+    def _truth(self) -> None:
+        """Take numbers for truth values."""
+        if self.stored.kind == "f" or self.missing != Missing() or self.packing not in (None, TRUTH):
+            # NaN is true, and missing no more.
+            raise OnlyXarrayError("its truth values are made of numbers that are packed, or may be missing")
+        self.packing = TRUTH
 
     def _reinterpret(self, *, dtype: np.dtype[Any]) -> None:
         """Take signed numbers for unsigned ones, or the other way round."""
         if np.dtype(dtype).itemsize != self.stored.itemsize:
-            raise UntraceableError(f"its values are converted to {dtype}")
+            raise OnlyXarrayError(f"its values are converted to {dtype}")
         self.stored = np.dtype(dtype)
 
     def _mask(self, *, encoded_fill_values: set[Any], decoded_fill_value: Any, dtype: Any) -> None:  # Any: scalars
         made = np.dtype(dtype)
         if made.kind != "f" or not math.isnan(decoded_fill_value):
-            raise UntraceableError(f"its values are of the type {made} and have missing ones")
-        self.missing = tuple(
-            dict.fromkeys(one for value in encoded_fill_values for one in _stored_as(value, self.stored, made))
-        )
+            raise OnlyXarrayError(f"its values are of the type {made} and have missing ones")
+        self.missing = _missing(encoded_fill_values, self.stored, made)
         if made != self.stored.newbyteorder("="):
             self.packing = Packing(None, "<f8", None, "<f8", made.str)
 
     def _scale(self, *, scale_factor: Any, add_offset: Any, dtype: Any) -> None:  # Any: scalars
         made = np.dtype(dtype)
+        if made.kind not in "iuf" or (made.kind != "f" and self.stored.kind == "f"):
+            raise OnlyXarrayError(f"its values are of the type {made}")
         if self.packing is not None and self.packing.dtype != made.str:
-            raise UntraceableError(f"its values are computed in two types, {self.packing.dtype} and {made.str}")
+            raise OnlyXarrayError(f"its values are computed in two types, {self.packing.dtype} and {made.str}")
         scale, offset = (_plain(value, made) for value in (scale_factor, add_offset))
         self.packing = Packing(*scale, *offset, made.str)
 
@@ -95,26 +113,73 @@ def _plain(value: Any, made: np.dtype[Any]) -> tuple[float | None, str]:  # Any:
     """Return a number and its type; Python's numbers take the type that they meet."""
     if value is None:
         return None, "<f8"
-    if not isinstance(value, (int, float, np.number)) or isinstance(value, np.complexfloating) or not math.isfinite(value):
-        raise UntraceableError(f"its scale or offset is {value!r}")
+    if isinstance(value, (bool, complex)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise OnlyXarrayError(f"its scale or offset is {value!r}")
     dtype = value.dtype if isinstance(value, np.generic) else made
-    number = int(value) if dtype.kind in "iu" else float(value)
-    return number, dtype.newbyteorder("<").str
+    try:
+        return int(value) if dtype.kind in "iu" else float(value), dtype.newbyteorder("<").str
+    except OverflowError as error:
+        raise OnlyXarrayError("its scale or offset is larger than any number") from error
 
 
-def _stored_as(value: Any, stored: np.dtype[Any], made: np.dtype[Any]) -> list[float]:  # Any: a scalar
-    """Return the stored numbers that xarray takes for the missing value `value`, after it has made `made` of them."""
-    kind = stored.newbyteorder("=").type
-    limit = _EXACT_IN_F4 if made.itemsize == 4 else _EXACT_IN_F8
-    if stored.kind in "iu":
-        info = np.iinfo(kind)
-        # NumPy's least integer has no absolute value of its own type.
-        if max(abs(int(info.min)), int(info.max)) > limit and abs(float(value)) >= limit:
-            raise UntraceableError(f"its missing value {value} is not exact in the type {made}")
-        return [int(value)] if value == int(value) and info.min <= value <= info.max else []
+def _missing(values: Iterable[Any], stored: np.dtype[Any], made: np.dtype[Any]) -> Missing:  # Any: whatever an attribute holds
+    """Return the stored numbers that xarray takes for missing: those that, turned into the type `made`, are one of `values`."""
+    exact: list[float] = []
+    least, greatest = [], []
+    for number in [one for one in (_number(value, made) for value in values) if one is not None]:
+        if stored.kind == "f":
+            exact += _float(number, stored, made)
+            continue
+        alike = _integers(number, stored, made)
+        info = np.iinfo(stored)
+        if len(alike) > 1 and alike[0] == info.min:
+            least.append(alike[-1] + 1)
+        elif len(alike) > 1 and alike[-1] == info.max:
+            greatest.append(alike[0] - 1)
+        elif len(alike) > _MOST_ALIKE:
+            raise OnlyXarrayError(f"its missing value {number} stands for {len(alike)} integers in the type {made}")
+        else:
+            exact += alike
+    return Missing(tuple(dict.fromkeys(exact)), max(least, default=None), min(greatest, default=None))
+
+
+def _number(value: Any, made: np.dtype[Any]) -> np.floating[Any] | None:  # Any: whatever an attribute holds
+    """Return the number of the type `made` that NumPy finds equal to `value`; None of text, and where there is none."""
+    if isinstance(value, (complex, np.complexfloating)):
+        value = value.real if value.imag == 0 else math.nan
+    if not isinstance(value, (int, float, np.bool_, np.integer, np.floating)):
+        return None
+    try:
+        # Python's numbers take the type that they meet, NumPy's may widen it.
+        wanted = value if isinstance(value, np.generic) else made.type(value)
+        with np.errstate(all="ignore"):
+            number: np.floating[Any] = made.type(wanted)
+    except OverflowError as error:
+        raise OnlyXarrayError(f"its missing value {str(value)[:24]}… is larger than any number") from error
+    wide = np.result_type(made, wanted.dtype)
+    return number if wide.type(number) == wide.type(wanted) else None
+
+
+def _float(number: np.floating[Any], stored: np.dtype[Any], made: np.dtype[Any]) -> list[float]:
+    """Return the stored float that is a number of the type `made`, if there is one."""
     if made.itemsize < stored.itemsize:
-        raise UntraceableError(f"its missing value {value} is not exact in the type {made}")
-    weak = made.type(value) if isinstance(value, (int, float)) and not isinstance(value, np.generic) else value
+        raise OnlyXarrayError(f"its missing value {number} is not exact in the type {made}")
     with np.errstate(all="ignore"):
-        candidate = kind(weak)
-    return [float(candidate)] if np.float64(candidate) == np.float64(weak) else []
+        candidate = stored.newbyteorder("=").type(number)
+    return [float(candidate)] if candidate == number else []
+
+
+def _integers(number: np.floating[Any], stored: np.dtype[Any], made: np.dtype[Any]) -> range:
+    """Return the stored integers that are a number of the type `made`: beyond its precision, several are the same."""
+    least, greatest = int(np.iinfo(stored).min), int(np.iinfo(stored).max)
+    if greatest > np.finfo(made).max:
+        raise OnlyXarrayError(f"its missing value {number} is not exact in the type {made}")
+    if not np.isfinite(number) or not float(number).is_integer():
+        return range(0)
+    near, reach = int(number), int(np.spacing(abs(number))) + 1
+    around = range(max(least, near - reach), min(greatest, near + reach) + 1)
+
+    def rounded(integer: int) -> Any:  # Any: a scalar of NumPy's
+        return np.array(integer, stored).astype(made)[()]
+
+    return around[bisect_left(around, number, key=rounded) : bisect_right(around, number, key=rounded)]

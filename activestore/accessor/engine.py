@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -123,7 +124,7 @@ class ActivestoreEntrypoint(BackendEntrypoint):
             else:
                 contents = concurrently(lambda number: read(number, CODING), range(len(addresses)), at_once)
                 whole = join_contents(contents, list(map(public_address, addresses)), dim=concat_dim, decode=decode, whole=read)
-        dataset: xr.Dataset = StoreBackendEntrypoint().open_dataset(whole, decode_coords=decode_coords, **decoders)
+        dataset = _decoded(whole, addresses[0], {"decode_coords": decode_coords, **decoders})
         dataset.encoding["source"] = public_address(addresses[0])
         dataset.set_close(files.close)
         return dataset
@@ -177,7 +178,7 @@ class ActivestoreEntrypoint(BackendEntrypoint):
         files, groups = _Files(), {}
         file = files.opened(addresses[0], own, storage_options)
         for name, contents in read_groups(file, group).items():
-            groups[name] = StoreBackendEntrypoint().open_dataset(contents, drop_variables=drop_variables, **options)
+            groups[name] = _decoded(contents, addresses[0], {"drop_variables": drop_variables, **options})
             groups[name].encoding["source"] = public_address(addresses[0])
             groups[name].set_close(files.close)
         return groups
@@ -198,6 +199,47 @@ def _check_dim(dim: str | None, given: object, address: str, contents: Contents)
         raise ConfigurationError(f"concat_dim={dim!r} is the dimension along which several files are joined, and this is one")
     if dim is not None:
         checked_dim([contents], [address], dim)
+
+
+_ODD = (ArithmeticError, AttributeError, TypeError, ValueError)
+"""What xarray raises of attributes that make no sense."""
+
+
+def _decoded(contents: Contents, uri: str, options: Mapping[str, Any]) -> xr.Dataset:  # Any: xarray's coders, and its own words
+    """Return what a file has as xarray decodes it, without variables whose attributes make it fail.
+
+    Warns:
+        UserWarning: There are some; it names each.
+    """
+    try:
+        dataset: xr.Dataset = StoreBackendEntrypoint().open_dataset(contents, **options)
+    except _ODD:
+        odd = _undecodable(contents, options.get("mask_and_scale", True))
+        if not odd:
+            raise
+        for name, cause in odd.items():
+            warnings.warn(
+                f"{public_address(uri)}: {name!r} is left out: its attributes cannot be decoded ({cause}); "
+                "give mask_and_scale=False to have it as it is stored",
+                UserWarning,
+                stacklevel=5,
+            )
+        dataset = StoreBackendEntrypoint().open_dataset(contents.without(odd), **options)
+    return dataset
+
+
+def _undecodable(contents: Contents, mask_and_scale: bool | Mapping[str, bool]) -> dict[str, Exception]:
+    """Return the variables that xarray can neither mask nor unpack, and why."""
+    found: dict[str, Exception] = {}
+    for name, variable in contents.get_variables().items():
+        wanted = mask_and_scale.get(name, True) if isinstance(mask_and_scale, Mapping) else mask_and_scale
+        try:
+            xr.conventions.decode_cf_variable(
+                name, variable, concat_characters=False, mask_and_scale=wanted, decode_times=False, decode_timedelta=False
+            )
+        except _ODD as error:
+            found[name] = error
+    return found
 
 
 _ACTIVE_OPTIONS = ("backend", "server", "backend_options", "workers", "fallback")

@@ -15,12 +15,20 @@ import xarray as xr
 from activestore.accessor.cluster import executor_here
 from activestore.accessor.grouping import Grouping, coords_along
 from activestore.accessor.methods import Dims, named
+from activestore.accessor.obstacles import InMemoryError, OnlyXarrayError
 from activestore.accessor.rules import Method, finished
 from activestore.accessor.trace import Traced, is_of_dask, trace
-from activestore.core.conditions import parse_condition, unsatisfied
+from activestore.core.conditions import Condition, parse_condition, unsatisfied
 from activestore.core.groups import Groups
-from activestore.core.reductions import Reduction
-from activestore.errors import NotNumericError, SelectionError, UntraceableError
+from activestore.core.reductions import NO_DIFFERENCE, Reduction
+from activestore.errors import (
+    ActivestoreError,
+    FallbackWarning,
+    NotNumericError,
+    ReductionError,
+    SelectionError,
+    UntraceableError,
+)
 from activestore.explanation import Explanation
 
 __all__ = ["NO_GROUPS", "Answer", "Query", "called"]
@@ -72,16 +80,45 @@ class Query:
         """Return where the values come from: file, variable and selection.
 
         Raises:
+            OnlyXarrayError: They are those of a file, and only xarray can read them.
+            InMemoryError: They are in memory.
             UntraceableError: That cannot be told for certain.
         """
+        name = "the array" if self.array.name is None else repr(self.array.name)
+        if self.condition is not None and self.array.dtype.kind == "b":
+            raise OnlyXarrayError(f"{name}: its values are true or false, of which xarray's where makes objects")
         try:
             return trace(self.array.variable)
+        except OnlyXarrayError as error:
+            raise OnlyXarrayError(f"{name}: {error}, so it has to be read before it can be reduced") from error
         except UntraceableError as error:
-            name = "the array" if self.array.name is None else repr(self.array.name)
-            raise UntraceableError(
+            raise type(error)(
                 f"{name}: {error}, so it cannot be reduced where the data are; open the file with xr.open_dataset(path, "
                 "engine='activestore'), reduce with .active first and compute afterwards, or leave out .active"
             ) from error
+
+    def located(self) -> Traced | xr.DataArray:
+        """Return where the values come from; where xarray has to reduce them, the array instead, as the condition leaves it.
+
+        Raises:
+            UntraceableError: It cannot be told for certain where they come from.
+
+        Warns:
+            FallbackWarning: Only xarray can read them.
+        """
+        if self.is_here:
+            return self.loaded()
+        try:
+            return self.traced()
+        except InMemoryError:
+            # What was computed of a file's values has lost this mark. Text is always read when it is decoded.
+            persisted = is_of_dask(self.array.variable) and "source" in self.array.variable.encoding
+            if not persisted and self.array.dtype.kind in "biufcmM":
+                raise
+            return self.chosen(self.array)
+        except OnlyXarrayError as error:
+            warnings.warn(str(error), FallbackWarning, stacklevel=5)
+            return self.chosen(self.array.compute())
 
     def explain(
         self, reduction: str | tuple[str, ...], dims: tuple[Hashable, ...], grouping: Grouping = NO_GROUPS
@@ -91,10 +128,14 @@ class Query:
         return traced.active.explain(reduction, self._axes(traced, dims), **self._parts(traced, grouping))
 
     def answer(
-        self, reductions: Reduction | tuple[Reduction, ...], dims: tuple[Hashable, ...], grouping: Grouping = NO_GROUPS
+        self,
+        reductions: Reduction | tuple[Reduction, ...],
+        dims: tuple[Hashable, ...],
+        grouping: Grouping = NO_GROUPS,
+        traced: Traced | None = None,
     ) -> Answer:
-        """Return what the engine finds, `dims` being reduced: near the data, in one pass."""
-        traced = self.traced()
+        """Return what the engine finds, `dims` being reduced: near the data, in one pass; `traced` if that is known."""
+        traced = self.traced() if traced is None else traced
         cluster = executor_here() if is_of_dask(self.array.variable) else None
         active = traced.active
         if cluster is not None:
@@ -131,14 +172,13 @@ class Query:
         dims = self.named(dim)
         # Of a single value xarray takes the mean, but leaves it as it is along nothing.
         place = None if self.array.ndim == 0 and (dim is None or dim is ...) else dims
-        if self.is_here:
-            return called(grouping.regroup(self.loaded()), method, place, keep_attrs, windows=grouping.windows)
-        if self.array.dtype.kind not in "biufmM":
-            raise NotNumericError(f"{self}: holds {self.array.dtype}, no numbers; leave out .active")
+        traced = self.located()
+        if isinstance(traced, xr.DataArray):
+            return self._reduced_here(traced, method, place, keep_attrs, grouping)
         if place == () and not grouping.labels:
             method = _along_nothing(method)
         mould = self._mould(method, place, keep_attrs, grouping)
-        answer = self.answer(method.reduction, dims, grouping)
+        answer = self.answer(method.reduction, dims, grouping, traced)
         kind = self.chosen(self._small(NO_GROUPS)).dtype.kind
         (value,) = answer.values.values()
         order = _order(mould.dims, answer.dims)
@@ -151,6 +191,26 @@ class Query:
             return found
         coords = grouping.regroup(xr.Dataset(coords=self.array.coords)).mean().coords
         return found.assign_coords({name: coord for name, coord in coords.items() if name not in found.coords})
+
+    def _reduced_here(
+        self,
+        array: xr.DataArray,
+        method: Method,
+        place: tuple[Hashable, ...] | None,
+        keep_attrs: bool | None,
+        grouping: Grouping,
+    ) -> xr.DataArray:
+        """Return what xarray gives of the array in memory.
+
+        Raises:
+            NotNumericError: It holds text, or whatever else cannot be reduced so.
+        """
+        try:
+            return called(grouping.regroup(array), method, place, keep_attrs, windows=grouping.windows).load()
+        except (TypeError, ValueError) as error:
+            if array.dtype.kind in "biuf" or isinstance(error, ActivestoreError):
+                raise
+            raise NotNumericError(f"{self}: holds {array.dtype}, of which there is no {method.name} ({error})") from error
 
     def _as_grouped(
         self,
@@ -190,8 +250,9 @@ class Query:
         Raises:
             SelectionError: The dimensions are in another order than the file's, so that another of equal values is the first.
         """
-        if not self.is_here:
-            axes = self._axes(self.traced(), dims)
+        located = self.located()
+        if isinstance(located, Traced):
+            axes = self._axes(located, dims)
             if list(axes) != sorted(axes):
                 raise SelectionError(
                     f"{method.name} finds the first of equal values in the order of the file, in which {dims} are not; "
@@ -199,8 +260,8 @@ class Query:
                 )
             return self.reduced(method, dims if self.array.ndim else None, keep_attrs)
         options = {} if keep_attrs is None else {"keep_attrs": keep_attrs}
-        flat = self.loaded().stack({_FLAT: dims}, create_index=False)
-        found = getattr(flat, method.name)(_FLAT, skipna=method.skipna, **options)
+        flat = located.stack({_FLAT: dims}, create_index=False)
+        found = getattr(flat, method.name)(_FLAT, skipna=method.skipna, **options).load()
         return self.assembled(found.drop_vars([name for name in found.coords if name not in found.dims]), found.values, {*dims})
 
     def assembled(self, mould: xr.DataArray, values: npt.NDArray[Any], dims: set[Hashable]) -> xr.DataArray:
@@ -249,8 +310,17 @@ class Query:
         """Return an array in memory as the condition leaves it: integers become floats."""
         if self.condition is None:
             return array
-        bad = unsatisfied(array.values, parse_condition(self.condition))
-        return array.where(np.ones(array.shape, bool) if bad is None else ~bad)
+        values, condition = array.data, parse_condition(self.condition)
+        if is_of_dask(array.variable):
+            good = values.map_blocks(_satisfied, condition, dtype=bool, meta=np.empty((0,) * array.ndim, bool))
+        else:
+            good = _satisfied(np.asarray(values), condition)
+        return array.where(good)
+
+
+def _satisfied(values: npt.NDArray[Any], condition: Condition) -> npt.NDArray[np.bool_]:
+    bad = unsatisfied(values, condition)
+    return np.ones(values.shape, bool) if bad is None else ~bad
 
 
 def called(
@@ -267,6 +337,8 @@ def called(
         least, greatest = (
             called(grouped, replace(method, name=name), dims, keep_attrs, windows=windows) for name in ("min", "max")
         )
+        if greatest.dtype.kind == "b":
+            raise ReductionError(NO_DIFFERENCE)
         return greatest.copy(data=greatest.values - least.values)
     options = method.keywords | ({} if keep_attrs is None else {"keep_attrs": keep_attrs})
     if windows:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from activestore.accessor.decoding import decoded
 from activestore.accessor.guard import watch
 from activestore.accessor.lazy_array import LazyArray
 from activestore.active import Active
 from activestore.core.hdf5_group import Outline, outlined_variable
-from activestore.core.missing import Missing
 from activestore.forking import Lock
 from activestore.opening import workers_of
 from activestore.pace import at_most
@@ -104,7 +104,7 @@ class StoredArray(LazyArray):
 
     def stored(self) -> Active:
         """Return the variable with its stored numbers as values."""
-        return self.active().with_decoding(dtype=self.dtype, missing=Missing(), packing=None)
+        return decoded(self.active(), self.dtype, ())
 
     def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
         return np.asarray(self.stored()[key].read().data)

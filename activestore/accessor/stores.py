@@ -172,7 +172,7 @@ def _variable(file: StoredFile, group: str | None, name: str, variable: xr.Varia
         return xr.Variable(variable.dims, variable.values, variable.attrs, encoding, fastpath=True)
     full = f"{group.strip('/')}/{name}" if group and group.strip("/") else name
     data: LazyArray
-    if variable.dtype.kind in "iuf" and variable.dtype.itemsize <= 8 and "enum" not in (variable.dtype.metadata or {}):
+    if variable.dtype.kind in "biuf" and variable.dtype.itemsize <= 8:
         outline = variable.outline if isinstance(variable, Described) else None
         data = StoredArray(file, full, shape=variable.shape, dtype=np.dtype(variable.dtype.str), outline=outline)
     else:

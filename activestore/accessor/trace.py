@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from activestore.accessor.decoding import decoded
+from activestore.accessor.decoding import as_truth, decoded
 from activestore.accessor.joined_array import JoinedArray
+from activestore.accessor.obstacles import InMemoryError, OnlyXarrayError
 from activestore.accessor.stored_array import StoredArray
 from activestore.active import Active
-from activestore.errors import UntraceableError
+from activestore.errors import NotNumericError, UntraceableError
 
 __all__ = ["Traced", "is_of_dask", "trace"]
 
@@ -23,7 +25,6 @@ __all__ = ["Traced", "is_of_dask", "trace"]
 _TRANSPARENT = frozenset(
     {"MemoryCachedArray", "CopyOnWriteArray", "ImplicitToExplicitIndexingAdapter", "NativeEndiannessArray"}
 )
-_IN_MEMORY = "its values are in memory already"
 # Drivers of HDF5 that do not read the file that they name: a copy of it in memory, or an object of Python's.
 _ELSEWHERE = frozenset({"core", "fileobj"})
 
@@ -48,6 +49,7 @@ def trace(variable: xr.Variable) -> Traced:
     """Return where the values of `variable` come from; nothing is read.
 
     Raises:
+        OnlyXarrayError: They are those of a file, and only xarray can read them.
         UntraceableError: That cannot be told for certain.
     """
     # Any: xarray's arrays are private; and `data` would read them.
@@ -105,6 +107,8 @@ def _traced(array: Any, outer: tuple[Any, ...], shape: tuple[int, ...]) -> Trace
         kind = type(array).__name__
         if kind == "_ElementwiseFunctionArray":
             steps.append(array.func)
+        elif kind == "BoolTypeArray":
+            steps.append(as_truth)
         elif kind in ("LazilyIndexedArray", "LazilyVectorizedIndexedArray"):
             if key is not None:
                 raise UntraceableError("it is indexed in two steps")
@@ -119,7 +123,9 @@ def _opened(leaf: Any, steps: tuple[Any, ...]) -> Active:  # Any: whatever lies 
     """Return the variable that a leaf reads, with what xarray makes of the stored numbers by `steps`.
 
     Raises:
-        UntraceableError: The leaf reads no file that is known here.
+        OnlyXarrayError: Only xarray can read the leaf, or make its values.
+        InMemoryError: The leaf is in memory.
+        UntraceableError: The leaf reads no file.
     """
     if isinstance(leaf, StoredArray):
         return decoded(leaf.active(), leaf.dtype, steps)
@@ -132,12 +138,18 @@ def _opened(leaf: Any, steps: tuple[Any, ...]) -> Active:  # Any: whatever lies 
     if kind in ("H5NetCDFArrayWrapper", "NetCDF4ArrayWrapper"):
         store = leaf.datastore
         name = "/".join(part for part in (str(store._group or "").strip("/"), leaf.variable_name) if part)
-        active = Active(_address(store), name)
+        address = _address(store)
+        try:
+            active = Active(address, name)
+        except NotNumericError as error:
+            raise OnlyXarrayError(str(error)) from error
         if active.shape != leaf.shape:
             raise UntraceableError(f"{active.name!r} has the shape {leaf.shape} there, and {active.shape} in the file")
         return decoded(active, np.dtype(leaf.dtype.str), steps)
     if isinstance(leaf, np.ndarray) or kind == "NumpyIndexingAdapter":
-        raise UntraceableError(_IN_MEMORY)
+        raise InMemoryError
+    if isinstance(leaf, BackendArray):
+        raise OnlyXarrayError(f"its values come from a {kind}, which only xarray reads")
     raise UntraceableError(f"its values come from a {kind}")
 
 

@@ -75,8 +75,9 @@ class WeightedArray(WeightedReductions[xr.DataArray]):
 
     def _reduced(self, method: str, dim: Dims, skipna: bool | None, keep_attrs: bool | None) -> xr.DataArray:
         query, dims = self._query, self._query.named(dim)
-        if query.is_here:
-            here: xr.DataArray = called_weighted(query.loaded().weighted(self._weights), method, dims, skipna, keep_attrs)
+        located = query.located()
+        if isinstance(located, xr.DataArray):
+            here: xr.DataArray = called_weighted(located.weighted(self._weights), method, dims, skipna, keep_attrs).load()
             return here
         mould = self._mould(method, dims, skipna, keep_attrs)
         parts = [self._contracted(part, method, dims, skipna, mould.dtype) for part in self._blocks(dims)]

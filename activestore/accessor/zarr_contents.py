@@ -13,6 +13,7 @@ from activestore.accessor.stored_array import StoredArray, StoredFile
 from activestore.accessor.stores import Contents
 from activestore.core.missing import is_unsigned
 from activestore.core.objects import ObjectSource
+from activestore.core.packing import TRUTH
 from activestore.core.variable import Variable
 from activestore.core.zarr import group_of
 
@@ -41,7 +42,8 @@ def zarr_contents(file: StoredFile, source: ObjectSource, group: str | None) -> 
 
 def _variable(file: StoredFile, array: Variable) -> xr.Variable:
     stored = np.dtype(array.dtype.str.replace("u", "i")) if is_unsigned(array.attrs, _signed(array)) else array.dtype
-    data = indexing.LazilyIndexedArray(StoredArray(file, array.name, shape=array.shape, dtype=stored))
+    dtype = array.value_dtype if array.packing == TRUTH else stored
+    data = indexing.LazilyIndexedArray(StoredArray(file, array.name, shape=array.shape, dtype=dtype))
     chunks = dict(zip(array.dims, array.chunk_shape, strict=True))
     encoding: dict[str, Any] = {"chunks": array.chunk_shape, "preferred_chunks": chunks, "source": file.source.uri}
     return xr.Variable(array.dims, data, dict(array.attrs), encoding, fastpath=True)

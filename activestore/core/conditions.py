@@ -107,6 +107,8 @@ def unsatisfied(values: _Array, condition: Condition) -> npt.NDArray[np.bool_] |
         >>> unsatisfied(np.array([1, 2, 3]), parse_condition("> 1.5"))
         array([ True, False, False])
     """
+    if values.dtype.kind == "b":
+        values = values.view("u1")
     compared = _whole if values.dtype.kind in "iu" else _rounded
     found: npt.NDArray[np.bool_] | None = None
     for name, number in condition.terms:

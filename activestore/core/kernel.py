@@ -12,7 +12,7 @@ from activestore.core.codecs import Buffer, Decoder
 from activestore.core.conditions import unsatisfied
 from activestore.core.grouped import assembled_states, blocks, placed
 from activestore.core.missing import mask
-from activestore.core.packing import unpack
+from activestore.core.packing import makes_nan, unpack
 from activestore.core.selection import region_index, region_shape
 from activestore.core.task import UNWRITTEN, Array, ChunkPartial, ChunkTask, ChunkValues, State, TaskTemplate
 from activestore.errors import CorruptChunkError, UnsupportedError
@@ -154,6 +154,9 @@ def _valid(values: Array, template: TaskTemplate) -> tuple[Array, npt.NDArray[np
     if template.packing is not None:
         with np.errstate(all="ignore"):
             values = unpack(values, template.packing)
+        if template.skipna and makes_nan(np.dtype(template.dtype), template.packing):
+            made = np.isnan(values)
+            invalid = made if invalid is None else np.logical_or(invalid, made, out=made)
     if template.value_dtype is not None:
         values = values.astype(template.value_dtype)
     if template.condition is not None:

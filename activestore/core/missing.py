@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MANY", "Missing", "mask", "read_missing", "read_named_missing"]
+__all__ = ["MANY", "Missing", "is_unsigned", "mask", "numbers_of", "read_missing", "read_named_missing"]
 
 MANY = 8
 """How many missing values are compared with one by one."""
@@ -170,15 +170,28 @@ _ATTRIBUTES = ("missing_value", "_FillValue", "valid_range", "valid_min", "valid
 
 def is_unsigned(attrs: Mapping[str, object], dtype: np.dtype[np.generic]) -> bool:
     """Return whether `_Unsigned` says that the signed stored integers are unsigned ones."""
-    return dtype.kind == "i" and attrs.get("_Unsigned") in ("true", "True")
+    given = attrs.get("_Unsigned")
+    return dtype.kind == "i" and isinstance(given, str) and given in ("true", "True")
+
+
+def numbers_of(value: object) -> npt.NDArray[Any] | None:
+    """Return the numbers that an attribute holds, as a flat array; None of text, nothing, and lists of several lengths.
+
+    Examples:
+        >>> numbers_of([[1, 2], [3, 4]]), numbers_of("-999"), numbers_of([[1], [2, 3]])
+        (array([1, 2, 3, 4]), None, None)
+    """
+    try:
+        given = np.asarray(value).ravel()
+    except (TypeError, ValueError):
+        return None
+    return given if given.size and given.dtype.kind in "iuf" else None
 
 
 def _as_stored(value: object, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic] | None:
     """Return the attribute as a flat array of the stored type, or None if it is absent or would change."""
-    if value is None:
-        return None
-    given = np.atleast_1d(np.asarray(value)).ravel()
-    if not given.size or given.dtype.kind not in "iuf":
+    given = numbers_of(value)
+    if given is None:
         return None
     with np.errstate(all="ignore"):
         cast = given.astype(dtype)

@@ -7,6 +7,7 @@ Source: CF conventions 8.1, with the arithmetic (types included) of netCDF4-pyth
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Packing", "read_packing", "unpack", "unpacked_dtype", "unpacks_afterwards"]
+from activestore.core.missing import numbers_of
+
+__all__ = ["TRUTH", "Packing", "makes_nan", "read_packing", "unpack", "unpacked_dtype", "unpacks_afterwards"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,12 @@ class Packing:
     offset_dtype: str
     """NumPy type of the `add_offset` attribute."""
     dtype: str | None = None
-    """The floating type in which values are computed: stored numbers are converted to it first, as xarray does. None: NumPy's
+    """The type in which values are computed: stored numbers are converted to it first, as xarray does. None: NumPy's
     promotion decides, as in netCDF4-python."""
+
+
+TRUTH = Packing(None, "<f8", None, "<f8", "|b1")
+"""How truth values are stored: as integers, of which 0 is false and any other true."""
 
 
 def read_packing(attrs: Mapping[str, object]) -> Packing | None:
@@ -66,11 +73,8 @@ def _plain(number: np.generic | None) -> tuple[float | None, str]:
 
 
 def _number(value: object) -> np.generic | None:
-    array = np.asarray(value)
-    if array.size != 1 or array.dtype.kind not in "iuf":
-        return None
-    number: np.generic = array.reshape(-1)[0]
-    return number
+    found = numbers_of(value)
+    return found[0] if found is not None and found.size == 1 else None
 
 
 def unpack(stored: npt.NDArray[Any], packing: Packing) -> npt.NDArray[Any]:
@@ -109,6 +113,21 @@ def _unpacked_as(
     return values
 
 
+def makes_nan(dtype: np.dtype[np.generic], packing: Packing) -> bool:
+    """Return whether unpacking can make NaN of stored numbers of the type `dtype` that are none.
+
+    Examples:
+        >>> makes_nan(np.dtype("i2"), read_packing({"scale_factor": np.float32(np.inf)}))
+        True
+        >>> makes_nan(np.dtype("i2"), read_packing({"scale_factor": np.float32(0.1)}))
+        False
+    """
+    scale = 1.0 if packing.scale is None else packing.scale
+    offset = 0.0 if packing.offset is None else packing.offset
+    # Infinite numbers times zero are none.
+    return not math.isfinite(scale) or not math.isfinite(offset) or (scale == 0 and dtype.kind == "f")
+
+
 def unpacks_afterwards(dtype: np.dtype[np.generic], packing: Packing) -> bool:
     """Return whether what is found of numbers stored as `dtype` may be unpacked in place of the numbers.
 
@@ -143,4 +162,7 @@ def unpacked_dtype(dtype: np.dtype[np.generic], packing: Packing | None) -> np.d
     native = dtype.newbyteorder("=")
     if packing is None:
         return native
-    return unpack(np.zeros(1, native), packing).dtype if packing.dtype is None else np.dtype(packing.dtype).newbyteorder("=")
+    if packing.dtype is not None:
+        return np.dtype(packing.dtype).newbyteorder("=")
+    with np.errstate(all="ignore"):
+        return unpack(np.zeros(1, native), packing).dtype

@@ -15,7 +15,7 @@ from activestore.core.codecs import decodable, present
 from activestore.core.conditions import Condition
 from activestore.core.groups import AxisGroups, check_groupable, check_size
 from activestore.core.packing import Packing, unpacks_afterwards
-from activestore.core.reductions import Reduction, stored_component
+from activestore.core.reductions import Reduction, stored_component, widest
 from activestore.core.selection import ChunkParts, DimensionPart, Points, Selection, Slice
 from activestore.core.task import UNWRITTEN, ChunkPartial, ChunkTask, Component, Grouping, TaskTemplate
 from activestore.core.variable import ChunkTable, Variable, contiguous_table
@@ -415,7 +415,7 @@ def _accumulator(request: ReductionRequest, *, unpacking: bool) -> str:
     """Return the type to sum in: integers exactly, but where the result is a float and they could overflow."""
     dtype = request.variable.value_dtype if unpacking else request.variable.dtype
     whole = request.variable.value_dtype.kind != "f" and any(reduction.name == "sum" for reduction in request.reductions)
-    return "f8" if dtype.kind == "f" or (dtype.itemsize == 8 and not whole) else f"{dtype.kind}8"
+    return "f8" if dtype.kind == "f" or (dtype.itemsize == 8 and not whole) else widest(dtype)
 
 
 def normalize_axes(axis: object, dims: Sequence[str]) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from activestore.errors import ReductionError, SumOverflowError
 
 __all__ = [
     "COMPONENTS",
+    "NO_DIFFERENCE",
     "READ",
     "REDUCTIONS",
     "ROUGH",
@@ -36,10 +37,13 @@ __all__ = [
     "stored_component",
     "unpack_states",
     "variance",
+    "widest",
     "with_carry",
 ]
 
 Counts = npt.NDArray[np.int64]
+NO_DIFFERENCE = "truth values have no difference; ask for min and max"
+"""What is said of the difference between the greatest and the least of truth values, which NumPy does not have either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +169,25 @@ def _sum_unpack(state: State, packing: Packing, count: Counts) -> State:
     return (state[0] * scale + offset * count,)
 
 
+def widest(dtype: np.dtype[Any]) -> str:
+    """Return the name of the type of 64 bits that numbers are summed in exactly; truth values count as integers.
+
+    Examples:
+        >>> widest(np.dtype("u2")), widest(np.dtype(bool))
+        ('u8', 'i8')
+    """
+    return "i8" if dtype.kind == "b" else f"{dtype.kind}8"
+
+
 def _least(dtype: np.dtype[Any]) -> Any:  # Any: a number of that type
+    if dtype.kind == "b":
+        return False
     return -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
 
 
 def _greatest(dtype: np.dtype[Any]) -> Any:  # Any: a number of that type
+    if dtype.kind == "b":
+        return True
     return np.inf if dtype.kind == "f" else np.iinfo(dtype).max
 
 
@@ -362,6 +380,8 @@ def _mean(states: Mapping[str, State], count: Counts) -> Array:
 
 def _ptp(states: Mapping[str, State], count: Counts) -> Array:
     least, greatest = states["min"][0], states["max"][0]
+    if least.dtype.kind == "b":
+        raise ReductionError(NO_DIFFERENCE)
     if least.dtype.kind != "i":
         return np.asarray(greatest - least)
     wide = greatest.astype("i8") - least.astype("i8")

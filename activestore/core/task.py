@@ -67,7 +67,7 @@ class ChunkValues:
         if self.invalid is not None:
             if not self.values.flags.writeable:
                 self.values = self.values.copy()
-            np.copyto(self.values, number, where=self.invalid)
+            np.copyto(self.values, self.values.dtype.type(number), where=self.invalid)
         return self.values
 
     def linear_positions(self) -> npt.NDArray[np.int64]:

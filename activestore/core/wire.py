@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from activestore.core.missing import Missing
+from activestore.core.packing import TRUTH, makes_nan
 from activestore.core.reductions import is_known
 from activestore.core.selection import Points, Slice
 from activestore.core.task import ChunkTask, TaskTemplate
@@ -28,7 +29,7 @@ from activestore.core.wire_frames import (
     partial_to_bytes,
 )
 from activestore.core.wire_groups import condition_to_json, grouped_axes, runs_to_json
-from activestore.core.wire_json import LONGEST_NAME
+from activestore.core.wire_json import LONGEST_NAME, MOST_MISSING
 from activestore.core.wire_tasks import MOST_PIECES, MOST_POINTS, tasks_from_json
 from activestore.errors import BackendRefusedError, WireError
 
@@ -46,29 +47,40 @@ __all__ = [
 ]
 
 
-FEATURES = ("conditions", "groups", "moments.rest", "packing.dtype", "pieces.unwritten")
+FEATURES = ("conditions", "groups", "moments.rest", "packing.dtype", "pieces.unwritten", "truth")
 """What tasks may have, or partial results, that the first release of the extension did not know."""
 
 
 def obstacle(task: ChunkTask, features: Collection[str] = FEATURES) -> str | None:
     """Return why a task cannot travel to where `features` are known, None if it can."""
     template = task.template
-    typed = template.packing is not None and template.packing.dtype is not None
     rounded = any(component.name == "moments" for component in template.components)
     holed = task.pieces is not None and task.unwritten > 0
     for component in template.components:
         if not is_known(component):
             return f"the component {component.name!r}, which is the user's own"
     obstacles = (
-        (typed and "packing.dtype" not in features, "unpacking in a type of its own"),
+        *_of_packing(template, features),
         (rounded and "moments.rest" not in features, "the component 'moments', whose mean the server rounds"),
         (holed and "pieces.unwritten" not in features, "small chunks of which some were never written"),
+        (len(template.missing.values) > MOST_MISSING, f"more than {MOST_MISSING} missing values"),
         (template.value_dtype is not None, "numbers of another type than those of other files"),
         (task.through_hdf5 or (task.offset is not None and task.offset < 0), "a chunk that only the HDF5 library can read"),
         (task.inline is not None, "data among the metadata"),
         (task.offset is None or task.size <= 0, "a chunk without bytes"),
     )
     return next((reason for stands, reason in obstacles if stands), None)
+
+
+def _of_packing(template: TaskTemplate, features: Collection[str]) -> tuple[tuple[bool, str], ...]:
+    packing = template.packing
+    if packing is None:
+        return ()
+    return (
+        (packing == TRUTH and "truth" not in features, "truth values"),
+        (packing.dtype is not None and "packing.dtype" not in features, "unpacking in a type of its own"),
+        (makes_nan(np.dtype(template.dtype), packing), "unpacking that makes NaN of numbers"),
+    )
 
 
 def tasks_to_json(tasks: Sequence[ChunkTask]) -> dict[str, object]:

@@ -6,12 +6,26 @@ from typing import Any, NoReturn
 
 from activestore.errors import WireError
 
-__all__ = ["LARGEST", "LONGEST_NAME", "items", "mapping", "one_of", "refuse", "shown", "text", "whole", "wholes"]
+__all__ = [
+    "LARGEST",
+    "LONGEST_NAME",
+    "MOST_MISSING",
+    "items",
+    "mapping",
+    "one_of",
+    "refuse",
+    "shown",
+    "text",
+    "whole",
+    "wholes",
+]
 
 LARGEST = 2**63 - 1
 """The largest whole number that is taken."""
 LONGEST_NAME = 1024
 """Characters that a name may have."""
+MOST_MISSING = 256
+"""Missing values that tasks may have."""
 
 
 def refuse(name: str, what: str) -> NoReturn:

@@ -10,11 +10,11 @@ import numpy as np
 
 from activestore.core.missing import Missing
 from activestore.core.packing import Packing, unpacked_dtype
-from activestore.core.reductions import COMPONENTS
+from activestore.core.reductions import COMPONENTS, widest
 from activestore.core.task import TaskTemplate
 from activestore.core.wire_frames import POSITIONED
 from activestore.core.wire_groups import condition_from_json
-from activestore.core.wire_json import LARGEST, items, mapping, one_of, refuse, shown, text, wholes
+from activestore.core.wire_json import LARGEST, MOST_MISSING, items, mapping, one_of, refuse, shown, text, wholes
 from activestore.errors import WireError
 
 __all__ = ["DTYPES", "template_from_json"]
@@ -22,8 +22,7 @@ __all__ = ["DTYPES", "template_from_json"]
 DTYPES = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 """NumPy types of the numbers that can be reduced, without byte order."""
 _MOST_DIMS = 32
-_MOST_MISSING = 256
-_FLOATS = ("<f2", "<f4", "<f8")
+_COMPUTED = ("<f2", "<f4", "<f8", "|b1")
 """Types in which values may be computed."""
 _SHARED = frozenset({"variable", "dtype", "skipna", "axes", "components", "accumulator", "fill", "selected", "tasks"})
 
@@ -108,8 +107,8 @@ def _fill(given: object, dtype: np.dtype[Any]) -> bytes:
 
 def _accumulator(given: object, dtype: np.dtype[Any], packing: Packing | None) -> str:
     with np.errstate(all="ignore"):
-        kind = unpacked_dtype(dtype, packing).kind
-    return one_of(given, "accumulator", ("f8",) if kind == "f" else ("f8", f"{kind}8"))
+        value = unpacked_dtype(dtype, packing)
+    return one_of(given, "accumulator", ("f8",) if value.kind == "f" else ("f8", widest(value)))
 
 
 def _number(given: object, name: str, dtype: np.dtype[Any]) -> float:
@@ -131,7 +130,7 @@ def _number(given: object, name: str, dtype: np.dtype[Any]) -> float:
 
 def _missing(given: object, dtype: np.dtype[Any]) -> Missing:
     fields = mapping(given, "missing", needs=frozenset({"values", "valid_min", "valid_max"}), may=set())
-    values = items(fields["values"], "missing.values", most=_MOST_MISSING)
+    values = items(fields["values"], "missing.values", most=MOST_MISSING)
     limits = (
         None if fields[name] is None else _number(fields[name], f"missing.{name}", dtype) for name in ("valid_min", "valid_max")
     )
@@ -144,7 +143,7 @@ def _packing(given: object) -> Packing:
     for name in ("scale", "offset"):
         dtype = _dtype(fields[f"{name}_dtype"], f"packing.{name}_dtype", "<")
         found += [_factor(fields[name], f"packing.{name}", dtype), dtype.str]
-    found.append(None if "dtype" not in fields else one_of(fields["dtype"], "packing.dtype", _FLOATS))
+    found.append(None if "dtype" not in fields else one_of(fields["dtype"], "packing.dtype", _COMPUTED))
     return Packing(*found)
 
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from activestore.core.codecs import decodable
-from activestore.core.missing import is_unsigned, read_named_missing
+from activestore.core.missing import is_unsigned, numbers_of, read_named_missing
 from activestore.core.objects import ObjectIndex, ObjectSource, WholeIndex
-from activestore.core.packing import read_packing
+from activestore.core.packing import TRUTH, read_packing
 from activestore.core.variable import (
     ChunkIndex,
     Variable,
@@ -147,12 +147,14 @@ def _variable(source: ObjectSource, array: ArrayDocument) -> Variable:
         raise NotNumericError(
             f"{source.uri}: {array.name!r} holds {what}, not numbers that can be reduced; choose a numeric variable"
         )
-    numeric = numeric_array(source.uri, array, dtype)
+    # Truth values are single bytes.
+    numeric = numeric_array(source.uri, array, np.dtype("|i1") if dtype.kind == "b" else dtype)
     stored, codecs = numeric.pipeline.dtype, numeric.pipeline.codecs
     if not decodable(codecs):
         names = ", ".join(codec.id for codec in codecs)
         raise UnsupportedError(f"{source.uri}: {array.name!r} has the filters {names}, which cannot be undone together here")
     attrs = _with_fill(array, numeric.fill_value)
+    packing = read_packing(_with_double_factors(attrs))
     missing = read_named_missing(_typed(attrs, stored), stored)
     if is_unsigned(attrs, stored):
         stored = np.dtype(stored.str.replace("i", "u"))
@@ -172,7 +174,7 @@ def _variable(source: ObjectSource, array: ArrayDocument) -> Variable:
         extent=array.shape,
         fill=numeric.fill,
         missing=missing,
-        packing=read_packing(_with_double_factors(attrs)),
+        packing=TRUTH if packing is None and dtype.kind == "b" else packing,
         table=dataclasses.replace(unwritten_table(grid_shape(array.shape, chunk_shape)), unread=_index(array, numeric)),
     )
 
@@ -195,19 +197,19 @@ def _with_fill(array: ArrayDocument, fill_value: float | None) -> dict[str, obje
         with suppress(struct.error, ValueError):
             (attrs["_FillValue"],) = struct.unpack("<d", base64.standard_b64decode(given))
     if array.format == 2 and fill_value is not None:
-        attrs["_FillValue"] = fill_value
+        is_truth = array.dtype is not None and array.dtype.kind == "b"
+        attrs["_FillValue"] = np.bool_(fill_value) if is_truth else fill_value
     return attrs
 
 
 def _typed(attrs: Mapping[str, object], dtype: np.dtype[np.generic]) -> dict[str, object]:
-    """Return the attributes with floating-point numbers in the type of the stored ones: JSON has one type for all."""
+    """Return the attributes with numbers in the type of the stored ones, if these are floats: JSON has one type for all."""
     if dtype.kind != "f":
-        return dict(attrs)
+        return {name: int(value) if isinstance(value, np.bool_) else value for name, value in attrs.items()}
     typed = dict(attrs)
     for name in ("_FillValue", "missing_value", "valid_min", "valid_max", "valid_range"):
-        value = typed.get(name)
-        array = np.asarray(value) if isinstance(value, (int, float, list)) else None
-        if array is not None and array.dtype.kind in "iuf":
+        array = numbers_of(typed.get(name))
+        if array is not None:
             with np.errstate(all="ignore"):
                 typed[name] = array.astype(dtype.newbyteorder("="))
     return typed
@@ -215,10 +217,8 @@ def _typed(attrs: Mapping[str, object], dtype: np.dtype[np.generic]) -> dict[str
 
 def _with_double_factors(attrs: Mapping[str, object]) -> dict[str, object]:
     """Return the attributes with scale and offset as doubles: writers of JSON leave out the point of a whole number."""
-    given = {
-        name: np.asarray(attrs[name]) for name in ("scale_factor", "add_offset") if isinstance(attrs.get(name), (int, list))
-    }
-    return {**attrs, **{name: value.astype("f8") for name, value in given.items() if value.dtype.kind in "iu"}}
+    given = {name: numbers_of(attrs.get(name)) for name in ("scale_factor", "add_offset")}
+    return {**attrs, **{name: value.astype("f8") for name, value in given.items() if value is not None}}
 
 
 class _Documents:

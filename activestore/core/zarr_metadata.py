@@ -23,7 +23,7 @@ __all__ = ["ArrayDocument", "ZarrArray", "describe", "numeric_array"]
 
 _TYPES_V3 = {
     **{f"{kind}{8 * size}": f"<{kind[0]}{size}" for kind in ("int", "uint", "float") for size in (1, 2, 4, 8)},
-    "bool": "|i1",
+    "bool": "|b1",
 }
 del _TYPES_V3["float8"]
 _MOST_DIMENSIONS = 32
@@ -48,7 +48,7 @@ class ArrayDocument:
     dims: tuple[str, ...]
     """Names of the dimensions."""
     dtype: np.dtype[np.generic] | None
-    """Type of the stored numbers, truth values as single bytes; None where they are none."""
+    """Type of the numbers, or truth values; None where they are neither."""
     type_name: str
     """What the store calls the type."""
     attrs: Mapping[str, object]
@@ -240,13 +240,11 @@ def _type_name(given: object) -> str:
 
 
 def _dtype_v2(given: object) -> np.dtype[np.generic] | None:
-    """Return a type of numbers; None for any other."""
+    """Return a type of numbers, or that of truth values; None for any other."""
     if not isinstance(given, str):
         return None
     dtype = np.dtype(given)
-    if dtype.kind == "b":
-        return np.dtype("|i1")
-    return dtype if dtype.kind in "iuf" and dtype.itemsize <= 8 else None
+    return dtype if dtype.kind in "biuf" and dtype.itemsize <= 8 else None
 
 
 def _dtype_v3(given: object) -> np.dtype[np.generic] | None:

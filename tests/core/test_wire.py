@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import random
+import re
 import tempfile
 import time
 import tracemalloc
@@ -25,7 +26,7 @@ from activestore.core.codecs import Codec
 from activestore.core.conditions import Condition
 from activestore.core.kernel import fill_chunk, reduce_values
 from activestore.core.missing import Missing
-from activestore.core.packing import Packing
+from activestore.core.packing import TRUTH, Packing
 from activestore.core.reductions import COMPONENTS, REDUCTIONS, Reduction
 from activestore.core.selection import Points, Slice
 from activestore.core.task import ChunkPartial, ChunkTask, Component, Grouping, TaskTemplate
@@ -444,6 +445,7 @@ FLOATS = template(
 TYPED = template(
     packing=Packing(None, "<f8", 2.5, "<f4", "<f4"), accumulator="f8", components=(COMPONENTS["min"], COMPONENTS["argmin"])
 )
+TRUE_OR_FALSE = template(packing=TRUTH, components=(COMPONENTS["sum"], COMPONENTS["max"], COMPONENTS["argmin"]))
 GROUPED = template(
     dtype="<f4",
     missing=Missing(),
@@ -462,11 +464,11 @@ def tasks_with_groups() -> list[ChunkTask]:
     return [dataclasses.replace(first, groups=(rows[0], columns[0])), dataclasses.replace(second, groups=(rows[1], columns[1]))]
 
 
-SAMPLES = [json.loads(json.dumps(tasks_to_json(tasks_of(shared)))) for shared in (EVERY, FLOATS, TYPED)]
+SAMPLES = [json.loads(json.dumps(tasks_to_json(tasks_of(shared)))) for shared in (EVERY, FLOATS, TYPED, TRUE_OR_FALSE)]
 SAMPLES.append(json.loads(json.dumps(tasks_to_json(tasks_with_groups()))))
 
 
-@pytest.mark.parametrize("shared", [EVERY, FLOATS, TYPED])
+@pytest.mark.parametrize("shared", [EVERY, FLOATS, TYPED, TRUE_OR_FALSE])
 def test_everything_that_a_task_can_have(shared: TaskTemplate) -> None:
     tasks = tasks_of(shared)
     for task, other in zip(tasks, travelled(tasks), strict=True):
@@ -476,6 +478,18 @@ def test_everything_that_a_task_can_have(shared: TaskTemplate) -> None:
         assert dataclasses.replace(task, template=other.template, placement=where) == other
         partial = reduce_values(fill_chunk(task), task)
         assert same(partial, framed(reduce_values(fill_chunk(other), other), task))
+
+
+def test_what_others_would_compute_otherwise_does_not_travel() -> None:
+    made = {
+        "NaN": template(dtype="<f4", packing=Packing(math.inf, "<f8", None, "<f8"), accumulator="f8", fill=bytes(4)),
+        "of infinities": template(dtype="<f4", packing=Packing(0.0, "<f8", None, "<f8"), accumulator="f8", fill=bytes(4)),
+        "256 missing": template(missing=Missing(tuple(range(257)))),
+    }
+    for shared in made.values():
+        for task in tasks_of(shared):
+            assert re.search(r"makes NaN of numbers|more than 256 missing values", str(obstacle(task)))
+    assert "truth values" in str(obstacle(tasks_of(TRUE_OR_FALSE)[0], ("packing.dtype",)))
 
 
 def test_groups_and_conditions() -> None:
