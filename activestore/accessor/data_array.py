@@ -96,7 +96,8 @@ class ActiveArray(Reductions[xr.DataArray], Groupable["GroupedArray"]):
             >>> xr.open_dataset("docs/tas.nc", engine="activestore").tas[:12].active.explain("mean").chunks
             1
         """
-        return self._query.explain(reduction, self._query.named(dim))
+        query = self._query.apart(dim)
+        return query.explain(reduction, query.named(dim))
 
     def _whole(self) -> xr.DataArray:
         return self._query.array
@@ -105,20 +106,27 @@ class ActiveArray(Reductions[xr.DataArray], Groupable["GroupedArray"]):
         return GroupedArray(self._query, grouping)
 
     def _reduced(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.DataArray:
-        return self._query.reduced(method, dim, keep_attrs)
+        query = self._query.apart(dim)
+        found = query.reduced(method, dim, keep_attrs)
+        if not found.ndim or query is self._query:
+            return found
+        # Nothing was reduced.
+        own = self._query.array
+        return xr.DataArray(xr.Variable(own.dims, found.values, found.attrs), own.coords, name=found.name)
 
     def _position(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.DataArray | dict[Hashable, xr.DataArray]:
-        array, dims = self._query.array, self._query.named(dim)
+        query = self._query.apart(dim)
+        array, dims = query.array, query.named(dim)
         if isinstance(dim, (list, tuple)):
             dims = tuple(dict.fromkeys(dim))  # in this order are the positions counted
         # Where a condition does not hold, there is NaN, whatever the type was before.
-        if method.skipna is False and (array.dtype.kind == "f" or self._query.condition is not None):
+        if method.skipna is False and (array.dtype.kind == "f" or query.condition is not None):
             raise SelectionError(f"{method.name} finds no NaN; leave out skipna=False, or leave out .active")
         if array.ndim and not dims:
             raise SelectionError(f"{method.name} of no dimension; name one of {', '.join(map(repr, array.dims))}")
         if not array.size:
             raise SelectionError(f"{method.name} of nothing: the lengths are {dict(array.sizes)}; select something")
-        found = self._query.positions(method, dims, keep_attrs)
+        found = query.positions(method, dims, keep_attrs)
         if dim is None or isinstance(dim, str) or dim in array.dims:
             return found
         along = np.unravel_index(found.values, [array.sizes[name] for name in dims])

@@ -16,14 +16,14 @@ from activestore.accessor.methods import Dims, Reductions, named
 from activestore.accessor.query import Query, called
 from activestore.accessor.rules import Method
 from activestore.accessor.weighted import WeightedArray, WeightedReductions, called_weighted, checked_weights
-from activestore.errors import NotNumericError, SumOverflowError, UnsupportedError, UntraceableError
+from activestore.errors import NotNumericError, SelectionError, SumOverflowError, UnsupportedError, UntraceableError
 from activestore.explanation import Explanation
 
 __all__ = ["ActiveDataset", "GroupedDataset", "WeightedDataset"]
 
 Variable = TypeVar("Variable")
 """A variable, or what reduces it."""
-_OF_ONE = (NotNumericError, SumOverflowError, UnsupportedError, UntraceableError)
+_OF_ONE = (NotNumericError, SelectionError, SumOverflowError, UnsupportedError, UntraceableError)
 """What says of one variable that it cannot be reduced, and nothing of the others."""
 
 
@@ -62,7 +62,8 @@ class ActiveDataset(Reductions[xr.Dataset], Groupable["GroupedDataset"]):
         """Return, for each variable that is reduced near its data, what a reduction would do, without reading any."""
         dims = named(dim, self._dataset.sizes)
         near = _near(self._dataset, dims)
-        return {name: Query(one).explain(reduction, _common(one, dims)) for name, one in near.items()}
+        found = {name: Query(one).apart(_along(one, dims)) for name, one in near.items()}
+        return {name: one.explain(reduction, one.named(_along(near[name], dims))) for name, one in found.items()}
 
     def _whole(self) -> xr.Dataset:
         return self._dataset
@@ -75,7 +76,7 @@ class ActiveDataset(Reductions[xr.Dataset], Groupable["GroupedDataset"]):
         near = _near(self._dataset, dims)
         others = _with_empty_read(self._dataset.drop_vars(near))
         rest: Any = called(others, method, tuple(dim for dim in dims if dim in others.sizes), keep_attrs, windows=False)
-        found = _each(near, lambda one: Query(one).reduced(method, _common(one, dims), keep_attrs), rest)
+        found = _each(near, lambda one: _reduced_along(one, dims, method, keep_attrs), rest)
         return _together(self._dataset, found, rest)
 
 
@@ -204,6 +205,16 @@ def _with_empty_read(dataset: xr.Dataset) -> xr.Dataset:
     """Return the same with variables without values in memory: xarray fails to read some empty selections."""
     empty = {name: one for name, one in dataset.data_vars.items() if not one.size}
     return dataset.assign({name: one.copy(data=np.zeros(one.shape, one.dtype)) for name, one in empty.items()})
+
+
+def _along(array: xr.DataArray, dims: tuple[Hashable, ...]) -> Dims:
+    """Return those of `dims` that an array has; None for all of its own, of which two may have one name."""
+    return None if set(array.dims) <= set(dims) else _common(array, dims)
+
+
+def _reduced_along(array: xr.DataArray, dims: tuple[Hashable, ...], method: Method, keep_attrs: bool | None) -> xr.DataArray:
+    along = _along(array, dims)
+    return Query(array).apart(along).reduced(method, along, keep_attrs)
 
 
 def _common(array: xr.DataArray, dims: tuple[Hashable, ...]) -> tuple[Hashable, ...]:

@@ -25,6 +25,8 @@ _FEW = 24
 """Groups that xarray reduces one by one in no time."""
 _OF_WINDOWS = ("boundary", "side", "coord_func")
 """Keywords of xarray's `coarsen` that are no dimensions."""
+_OF_PERIODS = frozenset({"skipna", "closed", "label", "offset", "origin", "restore_coord_dims"})
+"""Keywords of xarray's `resample` that are no dimensions."""
 _OF_XARRAY = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 """What xarray raises where it cannot make groups."""
 
@@ -84,16 +86,29 @@ class Groupable(Generic[Groups]):
         """
         return self._in_groups(_of_labels(self._whole(), group, groupers))
 
-    def resample(self, *, options: Mapping[str, Any] | None = None, **periods: Any) -> Groups:  # Any: frequencies
-        """Return the reductions of periods of time, as `da.resample(time="1YS")` has them; `options` go to xarray's method.
+    def resample(
+        self,
+        indexer: Mapping[Any, Any] | None = None,
+        *,
+        options: Mapping[str, Any] | None = None,
+        **given: Any,
+    ) -> Groups:  # Any: frequencies, and what xarray's resample takes
+        """Return the reductions of periods of time, as `da.resample(time="1YS")` has them.
+
+        Parameters:
+            indexer: The period by dimension; or give it as a keyword.
+            options: What else xarray's method takes: `closed`, `label`, `offset`, `origin`, …; or give it as keywords.
+            given: See above.
 
         Examples:
             >>> import xarray as xr
             >>> tas = xr.open_dataset("docs/tas.nc", engine="activestore").tas
             >>> tas.active.resample(time="1YS").max("time").time.dt.year.values.tolist()
             [2001, 2002]
+            >>> tas.active.resample({"time": "1YS"}, label="right").max("time").time.dt.year.values.tolist()
+            [2002, 2003]
         """
-        return self._in_groups(_of_periods(self._whole(), periods, options or {}))
+        return self._in_groups(_of_periods(self._whole(), indexer or {}, {**(options or {}), **given}))
 
     def coarsen(self, dim: Mapping[Any, int] | None = None, **options: Any) -> Groups:  # Any: windows and options
         """Return the reductions of windows of positions, as `da.coarsen(lat=4, lon=4)` has them.
@@ -117,7 +132,7 @@ def _of_labels(array: Grouped, group: Any, groupers: Mapping[str, Any]) -> Group
     Raises:
         SelectionError: They are not groups of positions along one dimension.
     """
-    keys = [group] if group is not None else list(groupers)
+    keys = list(group or groupers) if group is None or isinstance(group, Mapping) else [group]
     if len(keys) != 1:
         raise SelectionError(f"groups are made along one coordinate at a time, not of {len(keys)}")
     if isinstance(array, xr.Dataset) and isinstance(keys[0], str) and keys[0] in array.data_vars:
@@ -133,16 +148,18 @@ def _of_labels(array: Grouped, group: Any, groupers: Mapping[str, Any]) -> Group
     return _grouping(array, dims[0], lambda one: one.groupby(group, **groupers))
 
 
-def _of_periods(array: Grouped, periods: Mapping[str, Any], options: Mapping[str, Any]) -> Grouping:  # Any: frequencies
-    """Return the groups of `array.resample(time="1YS")`.
+def _of_periods(array: Grouped, indexer: Mapping[Any, Any], given: Mapping[str, Any]) -> Grouping:  # Any: what xarray takes
+    """Return the groups of `array.resample(indexer, **given)`, where keywords are periods and options.
 
     Raises:
         SelectionError: It is not one dimension that is resampled.
     """
+    options = {name: value for name, value in given.items() if name in _OF_PERIODS and name not in array.dims}
+    periods = {**indexer, **{name: value for name, value in given.items() if name not in options}}
     if len(periods) != 1 or next(iter(periods)) not in array.dims:
         dims = tuple(array.sizes)
         raise SelectionError(f"resample one of the dimensions {dims}, as in resample(time='1YS'), not {list(periods)}")
-    return _grouping(array, next(iter(periods)), lambda one: one.resample(**periods, **options))
+    return _grouping(array, next(iter(periods)), lambda one: one.resample(periods, **options))
 
 
 def coords_along(array: Grouped, dims: Collection[Hashable]) -> xr.Coordinates:
@@ -163,13 +180,15 @@ def _grouping(array: Grouped, dim: Hashable, regroup: Callable[[Grouped], Any]) 
     """
     length = array.sizes[dim]
     coords = coords_along(array, (dim,))
-    positions = xr.DataArray(np.arange(length), dims=(dim,), coords=coords, name="position")
+    # Floats: the least position of a group without any is NaN.
+    positions = xr.DataArray(np.arange(length, dtype=np.float64), dims=(dim,), coords=coords, name="position")
     try:
         grouped = regroup(positions)
         # The least position of each group, in the order of the result, tells which of xarray's groups it is.
-        groups = [positions.values[members] for members in grouped.groups.values()]
+        members, complete = _members(grouped)
+        groups = [np.arange(length)[one] for one in members]
         # Of few groups, xarray alone finds it sooner than flox is imported.
-        is_small = len(groups) <= _FEW and any(map(len, groups))
+        is_small = complete and len(groups) <= _FEW and any(map(len, groups))
         found = grouped.reduce(np.min) if is_small else grouped.min()
         least = np.asarray(found.values, np.float64)
     except _OF_XARRAY as error:
@@ -182,6 +201,15 @@ def _grouping(array: Grouped, dim: Hashable, regroup: Callable[[Grouped], Any]) 
         if inside.size:
             labels[inside] = owner[int(np.min(inside))]
     return Grouping({dim: labels}, {dim: len(least)}, regroup)
+
+
+def _members(grouped: Any) -> tuple[list[Any], bool]:  # Any: xarray's groups, and positions in them
+    """Return the positions in each group, and whether these are all groups: some of given labels may have no positions."""
+    try:
+        return list(grouped.groups.values()), True
+    except ValueError:
+        # xarray has no mapping from labels then.
+        return [one for one in grouped.encoded.group_indices if one], False
 
 
 def _of_windows(

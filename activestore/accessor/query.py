@@ -76,6 +76,22 @@ class Query:
         """
         return named(dim, self.array.dims)
 
+    def apart(self, dim: Dims) -> Query:
+        """Return the same with a name of its own for each dimension, if all of them or none are reduced along `dim`.
+
+        Raises:
+            SelectionError: Some are, and two have one name.
+        """
+        array = self.array
+        if len(set(array.dims)) == array.ndim:
+            return self
+        if dim is not None and dim is not ... and self.named(dim):
+            raise SelectionError(_repeated(array))
+        variable = array.variable
+        data = xr.Variable(range(array.ndim), variable._data, variable.attrs, variable.encoding, fastpath=True)
+        coords = {name: coord.variable for name, coord in array.coords.items() if not coord.dims}
+        return replace(self, array=xr.DataArray(data, coords, name=array.name))
+
     def traced(self) -> Traced:
         """Return where the values come from: file, variable and selection.
 
@@ -106,6 +122,8 @@ class Query:
         Warns:
             FallbackWarning: Only xarray can read them.
         """
+        if len(set(self.array.dims)) < self.array.ndim:
+            raise SelectionError(_repeated(self.array))
         if self.is_here:
             return self.loaded()
         try:
@@ -206,7 +224,9 @@ class Query:
             NotNumericError: It holds text, or whatever else cannot be reduced so.
         """
         try:
-            return called(grouping.regroup(array), method, place, keep_attrs, windows=grouping.windows).load()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of nothing that is valid, where Dask computes
+                return called(grouping.regroup(array), method, place, keep_attrs, windows=grouping.windows).load()
         except (TypeError, ValueError) as error:
             if array.dtype.kind in "biuf" or isinstance(error, ActivestoreError):
                 raise
@@ -260,8 +280,8 @@ class Query:
                 )
             return self.reduced(method, dims if self.array.ndim else None, keep_attrs)
         options = {} if keep_attrs is None else {"keep_attrs": keep_attrs}
-        flat = located.stack({_FLAT: dims}, create_index=False)
-        found = getattr(flat, method.name)(_FLAT, skipna=method.skipna, **options).load()
+        flat = located.compute().stack({_FLAT: dims}, create_index=False)
+        found = getattr(flat, method.name)(_FLAT, skipna=method.skipna, **options)
         return self.assembled(found.drop_vars([name for name in found.coords if name not in found.dims]), found.values, {*dims})
 
     def assembled(self, mould: xr.DataArray, values: npt.NDArray[Any], dims: set[Hashable]) -> xr.DataArray:
@@ -347,6 +367,15 @@ def called(
         warnings.simplefilter("ignore")  # of moments of a single value
         found: xr.DataArray = getattr(grouped, method.of_xarray)(*place, **options)
     return found
+
+
+def _repeated(array: xr.DataArray) -> str:
+    """Return what is said of an array of which two dimensions have one name."""
+    name = next(name for name in array.dims if array.dims.count(name) > 1)
+    return (
+        f"{array.name!r} has several dimensions that are called {name!r}, so that xarray reduces all dimensions or none; "
+        "leave out dim, or reduce it with activestore.Active, which takes numbers of dimensions"
+    )
 
 
 def _along_nothing(method: Method) -> Method:

@@ -147,6 +147,8 @@ def _opened(leaf: Any, steps: tuple[Any, ...]) -> Active:  # Any: whatever lies 
             raise UntraceableError(f"{active.name!r} has the shape {leaf.shape} there, and {active.shape} in the file")
         return decoded(active, np.dtype(leaf.dtype.str), steps)
     if isinstance(leaf, np.ndarray) or kind == "NumpyIndexingAdapter":
+        if steps:
+            raise OnlyXarrayError("it decodes values that are in memory already")
         raise InMemoryError
     if isinstance(leaf, BackendArray):
         raise OnlyXarrayError(f"its values come from a {kind}, which only xarray reads")

@@ -469,4 +469,6 @@ def _one_axis(item: object, dims: Sequence[str]) -> int:
     if isinstance(item, (int, np.integer)) and not isinstance(item, bool) and -len(dims) <= item < len(dims):
         return int(item) % len(dims)
     listed = ", ".join(f"{name!r} ({i})" for i, name in enumerate(dims)) or "none: it is a scalar"
+    if isinstance(item, str) and item in dims:
+        raise SelectionError(f"several dimensions are called {item!r}; give their numbers: {listed}")
     raise SelectionError(f"no axis {item!r}; the dimensions are {listed}")

@@ -56,6 +56,22 @@ def test_many_files(tas, engine, tmp_path):
         assert explained.chunks == explained.chunks_of_variable == 8
 
 
+def test_what_was_persisted_is_reduced_where_it_is(engine, tas):
+    ours = xr.open_dataset(TAS, engine=engine, chunks={"time": 5}).persist()
+    weights = np.cos(np.deg2rad(tas.lat))
+    for part in (lambda one: one, lambda one: one.sel(time="2001", lat=slice(-30, 30)), lambda one: one[::2, 3]):
+        same(part(ours.tas).active.mean("time"), part(tas).mean("time"))
+        same(part(ours.tas).active.groupby("time.month").max("time"), part(tas).groupby("time.month").max("time"))
+        same(part(ours.tas).active.where("> 280").count(), part(tas).where(part(tas) > 280).count())
+    same(ours.tas.active.weighted(weights).mean(["lat", "lon"]), tas.weighted(weights).mean(["lat", "lon"]))
+    for dim, found in ours.tas.active.argmax(["time", "lat", "lon"]).items():
+        same(found, tas.argmax(["time", "lat", "lon"])[dim])
+    xr.testing.assert_allclose(ours.active.mean("lon").tas, tas.mean("lon"), rtol=1e-6)
+    for computed in (ours.tas - 273.15, (xr.open_dataset(TAS, engine=engine, chunks={}).tas - 273.15).persist()):
+        with pytest.raises(UntraceableError, match=r"in memory already|computes: sub"):
+            computed.active.mean()
+
+
 def test_what_is_computed_is_refused(engine):
     ours = xr.open_dataset(TAS, engine=engine, chunks={}).tas
     for computed in (ours - 273.15, ours.mean("time"), ours.where(ours > 280), ours.fillna(0), ours.rolling(time=3).mean()):

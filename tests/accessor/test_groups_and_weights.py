@@ -179,11 +179,27 @@ def test_groups_that_cannot_be():
         lazy.active.groupby("nothing")
 
 
-@pytest.mark.usefixtures("_flox")
-def test_labels_without_a_position_are_refused():
-    lazy, _ = (with_level(one) for one in opened("monthly, noleap"))
-    with pytest.raises(SelectionError, match="xarray cannot make these groups"):
-        lazy.active.groupby(level=UniqueGrouper(labels=[1, 2, 7]))
+@pytest.mark.parametrize("labels", [[2, 0, 7], [7, 0], [7, 8], [1, 2, 0], [0, 0, 2]])
+@pytest.mark.parametrize("dtype", ["f8", "f4", "i2", "bool"])
+def test_labels_without_a_position(tmp_path, labels, dtype):
+    values = (np.arange(12).reshape(6, 2) % 5).astype(dtype)
+    array = xr.DataArray(values, {"k": ("t", [2, 0, 0, 2, 1, 1])}, ("t", "y"), "v")
+    lazy, loaded = stored(tmp_path / "a.nc", array)
+    for method in ("mean", "min", "max", "std", "sum", "count", "any", "all"):
+        for ours, theirs in ((lazy.v.active, loaded.v), (lazy.active, loaded)):
+            wanted = getattr(theirs.groupby(k=UniqueGrouper(labels=labels)), method)()
+            for found in (ours.groupby(k=UniqueGrouper(labels=labels)), ours.groupby({"k": UniqueGrouper(labels=labels)})):
+                xr.testing.assert_allclose(getattr(found, method)(), wanted)
+                assert getattr(found, method)().k.identical(wanted.k)
+
+
+def test_labels_without_a_position_that_xarray_refuses_without_flox(tmp_path):
+    lazy, loaded = stored(tmp_path / "a.nc", xr.DataArray(np.arange(3.0), {"k": ("t", [2, 0, 0])}, ("t",), "v"))
+    with xr.set_options(use_flox=False):
+        with pytest.raises(ValueError, match="conflicting sizes"):
+            loaded.v.groupby(k=UniqueGrouper(labels=[0, 7])).mean()
+        with pytest.raises(SelectionError, match="xarray cannot make these groups"):
+            lazy.v.active.groupby(k=UniqueGrouper(labels=[0, 7]))
 
 
 def test_flox_itself():
@@ -241,6 +257,38 @@ def test_groups_that_are_all_empty(tmp_path):
     found = xr.open_dataset(tmp_path / "a.nc", engine="activestore").v
     seasons = SeasonResampler(["JJAS", "DJF"])
     xr.testing.assert_identical(found.active.resample(time=seasons).mean(), found.load().resample(time=seasons).mean())
+
+
+PERIOD_OPTIONS = (
+    {"closed": "right"},
+    {"label": "right"},
+    {"closed": "right", "label": "right"},
+    {"origin": "end"},
+    {"offset": "36h"},
+    {"restore_coord_dims": True},
+)
+
+
+@pytest.mark.parametrize("options", PERIOD_OPTIONS)
+def test_options_of_periods_as_keywords(tmp_path, options):
+    times = xr.date_range("2000-01-01T01", periods=72, freq="h")
+    lazy, loaded = stored(tmp_path / "a.nc", xr.DataArray(np.arange(72.0), {"time": times}, ("time",), "v"))
+    for period in ("D", "7h", "MS"):
+        for ours, theirs in ((lazy.v.active, loaded.v), (lazy.active, loaded)):
+            wanted = theirs.resample(time=period, **options).mean()
+            xr.testing.assert_identical(ours.resample(time=period, **options).mean(), wanted)
+            xr.testing.assert_identical(ours.resample({"time": period}, **options).mean(), wanted)
+            xr.testing.assert_identical(ours.resample(time=period, options=options).mean(), wanted)
+    with pytest.raises(SelectionError, match=r"resample one of the dimensions .* not \['time', 'clozed'\]"):
+        lazy.v.active.resample(time="D", clozed="right")
+    with pytest.raises(SelectionError, match="resample one of the dimensions"):
+        lazy.v.active.resample(closed="right")
+
+
+def test_periods_along_a_dimension_with_the_name_of_an_option(tmp_path):
+    times = xr.date_range("2000-01-01", periods=9)
+    lazy, loaded = stored(tmp_path / "a.nc", xr.DataArray(np.arange(9.0), {"label": times}, ("label",), "v"))
+    xr.testing.assert_identical(lazy.v.active.resample(label="4D").mean(), loaded.v.resample({"label": "4D"}).mean())
 
 
 @pytest.mark.parametrize("options", [{"closed": "right"}, {"label": "right"}, {"closed": "right", "label": "right"}])

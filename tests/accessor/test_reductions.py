@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import activestore.accessor  # noqa: F401  # registers .active for files that other engines opened
+from activestore import Active
 from activestore.errors import (
     FallbackWarning,
     NotNumericError,
@@ -642,3 +643,39 @@ def test_numbers_of_numpy_are_options_too():
         found = tas.active.std("time", ddof=np.int64(1), skipna=np.True_), tas.active.sum("time", min_count=np.int8(2))
         xr.testing.assert_allclose(found[0], tas.std("time", ddof=1))
         xr.testing.assert_allclose(found[1], tas.sum("time", min_count=2))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate dimension names:UserWarning", "ignore:Behaviour of argmin:FutureWarning")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_dimensions_of_one_name(tmp_path, engine):
+    """xarray reduces all dimensions of such an array, or none; and a dataset with one of them likewise."""
+    with netCDF4.Dataset(tmp_path / "a.nc", "w") as file:
+        for dim, length in (("t", 2), ("x", 3)):
+            file.createDimension(dim, length)
+        file.createVariable("cov", "f8", ("t", "x", "x"))[:] = np.arange(18.0).reshape(2, 3, 3)
+        file.createVariable("v", "f8", ("t",))[:] = [1.0, 2]
+    with opened(tmp_path / "a.nc", engine, own="netcdf4", cache=False) as (ds, theirs):
+        for method in (*METHODS, "argmax"):
+            for dim in (None, ..., []) if method != "argmax" else (None,):
+                xr.testing.assert_allclose(getattr(ds.cov.active, method)(dim), getattr(theirs.cov, method)(dim))
+                xr.testing.assert_allclose(getattr(ds.cov[1].active, method)(dim), getattr(theirs.cov[1], method)(dim))
+        xr.testing.assert_identical(ds.active.mean(), theirs.mean())
+        assert ds.cov.active.where("> 3").count() == 14
+        assert ds.cov.active.explain("mean").chunks == 1
+        assert set(ds.active.explain("mean")) == {"cov", "v"}
+        for reduce in (
+            lambda cov: cov.mean("t"),
+            lambda cov: cov.mean("x"),
+            lambda cov: cov.groupby("t").mean(),
+            lambda cov: cov.weighted(xr.DataArray([1.0, 2], dims="t")).mean(),
+        ):
+            with pytest.raises(SelectionError, match="'cov' has several dimensions that are called 'x'"):
+                reduce(ds.cov.active)
+        with pytest.warns(UserWarning, match="'cov' is left out: .* called 'x'"):
+            found = ds.active.mean("t")
+        assert found.v == 1.5
+        assert "cov" not in found
+    active = Active(tmp_path / "a.nc", "cov")
+    assert active.mean(axis=("t", 1)).tolist() == active.mean(axis=(0, 1)).tolist() == [7.5, 8.5, 9.5]
+    with pytest.raises(SelectionError, match=r"several dimensions are called 'x'; give their numbers: 't' \(0\), 'x' \(1\)"):
+        active.mean(axis="x")
