@@ -39,7 +39,7 @@ def decoded(active: Active, stored: np.dtype[Any], steps: Sequence[Any]) -> Acti
         OnlyXarrayError: One of them is none that the engine knows.
     """
     is_truth = stored.kind == "b"
-    decoding = _Decoding(active.variable.dtype if is_truth else stored, packing=TRUTH if is_truth else None)
+    decoding = _Decoding(active.variable.dtype if is_truth else np.dtype(stored.str), packing=TRUTH if is_truth else None)
     for step in steps:
         decoding.add(step)
     return active.with_decoding(dtype=decoding.stored, missing=decoding.missing, packing=decoding.packing)

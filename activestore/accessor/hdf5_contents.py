@@ -60,15 +60,17 @@ class _UncertainError(Exception):
     """Something for which h5netcdf has rules of its own."""
 
 
-def describe(source: Source, group: str | None, *, only: Collection[str] | None = None) -> Description | None:
+def describe(
+    source: Source, group: str | None, *, only: Collection[str] | None = None, unnamed: bool = False
+) -> Description | None:
     """Return what a group of an HDF5 file has, None if only h5netcdf knows for certain what xarray would tell of it.
 
-    Of the attributes, those named in `only` are enough, if any are named.
+    Of the attributes, those named in `only` are enough, if any are named. Only if `unnamed`, dimensions may lack a name.
 
     Raises:
         SourceError: The file is damaged, or not HDF5.
     """
-    found = read_group(source, group or "", only=only)
+    found = read_group(source, group or "", only=only, unnamed=unnamed)
     if found is None:
         return None
     try:

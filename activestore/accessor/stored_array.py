@@ -107,7 +107,8 @@ class StoredArray(LazyArray):
         return decoded(self.active(), self.dtype, ())
 
     def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
-        return np.asarray(self.stored()[key].read().data)
+        values = np.asarray(self.stored()[key].read().data)
+        return values if self.dtype.metadata is None else values.view(self.dtype.newbyteorder("="))
 
 
 def _stored_array(file: StoredFile, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> StoredArray:

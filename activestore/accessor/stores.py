@@ -14,11 +14,11 @@ from xarray.backends import H5NetCDFStore
 from xarray.backends.common import AbstractDataStore
 from xarray.core import indexing
 
-from activestore.accessor.hdf5_contents import Described, describe
+from activestore.accessor.hdf5_contents import Described, Description, describe
 from activestore.accessor.lazy_array import LazyArray
 from activestore.accessor.stored_array import StoredArray, StoredFile
 from activestore.core import classic
-from activestore.core.hdf5 import load_plugins
+from activestore.core.hdf5 import group_names, load_plugins, read_dataset
 from activestore.core.hdf5_turn import hdf5_turn
 from activestore.core.metadata import is_classic
 from activestore.core.objects import ObjectSource
@@ -86,10 +86,12 @@ def read_contents(file: StoredFile, group: str | None, *, only: Collection[str] 
             return _classic_contents(file, kept, group)
         quick = describe(kept, group, only=only)
         if quick is not None:
-            variables = {name: _variable(file, group, name, one) for name, one in quick.variables.items()}
-            return Contents(variables, quick.attrs, {"unlimited_dims": set(quick.unlimited)})
-        with _opened(kept, group) as store:
-            return _group_contents(file, group, store)
+            return _described_contents(file, group, quick)
+        try:
+            with _opened(kept, group) as store:
+                return _group_contents(file, group, store)
+        except _DimensionsError:
+            return _without_scales(file, kept, group)
 
 
 def read_groups(file: StoredFile, group: str | None) -> dict[str, Contents]:
@@ -108,13 +110,57 @@ def read_groups(file: StoredFile, group: str | None) -> dict[str, Contents]:
             raise SourceError(f"{kept.uri}: is a Zarr store, of which no trees are made here; open its groups one by one")
         if is_classic(kept):
             return {"." if group else "/": _classic_contents(file, kept, group)}
-        with _opened(kept, group) as store:
-            top = (group or "").strip("/")
-            found = {"." if group else "/": _group_contents(file, top, store)}
+        top = (group or "").strip("/")
+        try:
+            found = _all_groups(file, kept, top)
+        except _DimensionsError:
+            # One by one, as each may be of another kind.
+            found = {name: read_contents(file, name) for name in group_names(kept, top)}
+        return {(name[len(top) :].strip("/") or "." if group else f"/{name}"): one for name, one in found.items()}
+
+
+def _all_groups(file: StoredFile, source: Source, top: str) -> dict[str, Contents]:
+    """Return what h5netcdf tells of a group and of all below, by their names.
+
+    Raises:
+        _DimensionsError: It takes the dimensions of one of them for none.
+    """
+    with _opened(source, top) as store:
+        found = {top: _group_contents(file, top, store)}
+        try:
             for name in _groups(store.ds):
-                own = H5NetCDFStore(store._manager, group=f"/{name}", mode="r", lock=False)
-                found[name[len(top) :].strip("/") if group else f"/{name}"] = _group_contents(file, name, own)
-            return found
+                found[name] = _group_contents(file, name, H5NetCDFStore(store._manager, group=f"/{name}", mode="r", lock=False))
+        except ValueError as error:
+            raise _odd_dimensions(source, error) from error
+        return found
+
+
+class _DimensionsError(SourceError):
+    """The dimensions of a group are none that h5netcdf takes."""
+
+
+def _described_contents(file: StoredFile, group: str | None, found: Description) -> Contents:
+    variables = {name: _variable(file, group, name, one) for name, one in found.variables.items()}
+    return Contents(variables, found.attrs, {"unlimited_dims": set(found.unlimited)})
+
+
+def _without_scales(file: StoredFile, source: Source, group: str | None) -> Contents:
+    """Return what a group has of which some dimensions have no scale, and are called by their lengths.
+
+    Raises:
+        GroupNotFoundError: There is no such group.
+        SourceError: There is more that is odd.
+    """
+    name = (group or "").strip("/")
+    found = describe(source, name, unnamed=True)
+    if found is not None:
+        return _described_contents(file, name, found)
+    names = group_names(source)
+    if name not in names:
+        raise GroupNotFoundError(f"{source.uri}: no group {name!r}; there are: {', '.join(names[1:]) or 'none'}")
+    raise SourceError(
+        f"{source.uri}: the dimensions of {f'/{name}'!r} are none that xarray can have; open its variables with Active"
+    )
 
 
 def _group_contents(file: StoredFile, group: str | None, store: Any) -> Contents:  # Any: xarray's store is untyped
@@ -142,8 +188,10 @@ def _opened(source: Source, group: str | None) -> Iterator[Any]:  # Any: xarray'
                 # Without xarray's lock: who has that waits for the turn that we have.
                 store = H5NetCDFStore(opened, group=group, mode="r", lock=False)
                 _ = store.ds
+            except ValueError as error:
+                raise _odd_dimensions(source, error) from error
             except OSError as error:
-                groups = ", ".join(_groups(opened)) or "none"
+                groups = ", ".join(group_names(source)[1:]) or "none"
                 raise GroupNotFoundError(f"{source.uri}: no group {group!r}; there are: {groups}") from error
             yield store
     except ActivestoreError:
@@ -156,9 +204,13 @@ def _file(source: Source) -> h5netcdf.File:
     try:
         return with_room(lambda: h5netcdf.File(source.for_hdf5(), "r", phony_dims="access", decode_vlen_strings=True))
     except ValueError as error:
-        raise SourceError(
-            f"{source.uri}: its dimensions are none that xarray can have ({error}); open its variables with Active"
-        ) from error
+        raise _odd_dimensions(source, error) from error
+
+
+def _odd_dimensions(source: Source, error: Exception) -> _DimensionsError:
+    return _DimensionsError(
+        f"{source.uri}: its dimensions are none that xarray can have ({error}); open its variables with Active"
+    )
 
 
 def _groups(group: h5netcdf.Group) -> list[str]:
@@ -174,7 +226,9 @@ def _variable(file: StoredFile, group: str | None, name: str, variable: xr.Varia
     data: LazyArray
     if variable.dtype.kind in "biuf" and variable.dtype.itemsize <= 8:
         outline = variable.outline if isinstance(variable, Described) else None
-        data = StoredArray(file, full, shape=variable.shape, dtype=np.dtype(variable.dtype.str), outline=outline)
+        # Of an enumeration, its type tells what the numbers mean.
+        dtype = variable.dtype if "enum" in (variable.dtype.metadata or {}) else np.dtype(variable.dtype.str)
+        data = StoredArray(file, full, shape=variable.shape, dtype=dtype, outline=outline)
     else:
         data = _ThroughXarray(file, group, name, shape=variable.shape, dtype=variable.dtype)
     return xr.Variable(variable.dims, indexing.LazilyIndexedArray(data), variable.attrs, encoding, fastpath=True)
@@ -188,10 +242,18 @@ class _ThroughXarray(LazyArray):
         self.shape, self.dtype = shape, dtype
 
     def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
-        with self.file.metadata() as kept, _opened(kept, self.group) as store:
-            array = store.open_store_variable(self.name, store.ds.variables[self.name])._data.array
-            found: npt.NDArray[Any] = array[indexing.OuterIndexer(key)]
-            return found
+        try:
+            with self.file.metadata() as kept, _opened(kept, self.group) as store:
+                array = store.open_store_variable(self.name, store.ds.variables[self.name])._data.array
+                found: npt.NDArray[Any] = array[indexing.OuterIndexer(key)]
+                return found
+        except _DimensionsError:
+            with self.file.metadata() as kept:
+                values = read_dataset(kept, f"{self.group or ''}/{self.name}".strip("/"))
+            # Each index is for its own dimension; the last first, as integers drop theirs.
+            for axis, index in reversed(list(enumerate(key))):
+                values = values[(*[slice(None)] * axis, index)]
+            return values
 
 
 def _classic_contents(file: StoredFile, source: Source, group: str | None) -> Contents:

@@ -13,6 +13,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from activestore.core.codecs import EVERY_FILTER
 from activestore.core.hdf5_attributes import HIDDEN, attribute_sizes, plain_value, read_attribute
@@ -46,9 +47,11 @@ __all__ = [
     "DAMAGE",
     "damage_named",
     "find_dataset",
+    "group_names",
     "hdf5_file",
     "load_plugins",
     "open_hdf5",
+    "read_dataset",
     "read_variable",
     "variable_names",
 ]
@@ -122,6 +125,34 @@ def variable_names(source: ReadableSource) -> list[str]:
     """Return the names of all variables, groups first: "group/var"."""
     with open_hdf5(source) as file, damage_named(source.uri, "the list of variables"):
         return list(_names(file, "", (file.id,)))
+
+
+def read_dataset(source: ReadableSource, name: str) -> npt.NDArray[Any]:
+    """Return all values of a dataset of whatever type, text of varying length as Python's.
+
+    Raises:
+        VariableNotFoundError: There is none of that name.
+        SourceError: The file is damaged.
+    """
+    with open_hdf5(source) as file, damage_named(source.uri, f"the values of {name!r}"):
+        dataset = find_dataset(file, source.uri, name)
+        is_text = dataset.dtype.kind == "O" and h5py.check_string_dtype(dataset.dtype) is not None
+        return np.asarray(dataset.asstr()[...] if is_text else dataset[...])
+
+
+def group_names(source: ReadableSource, top: str = "") -> list[str]:
+    """Return the paths of a group and of all groups below it, the outer ones first; none if there is no such group."""
+    with open_hdf5(source) as file, damage_named(source.uri, "the list of groups"):
+        group = file.get(f"/{top}")
+        return list(_groups(group, top, (group.id,))) if isinstance(group, h5py.Group) else []
+
+
+def _groups(group: h5py.Group, path: str, above: tuple[object, ...]) -> Iterator[str]:
+    yield path
+    for key in group:
+        node = None if isinstance(group.get(key, getlink=True), h5py.ExternalLink) else group.get(key)
+        if isinstance(node, h5py.Group) and node.id not in above:
+            yield from _groups(node, f"{path}/{key}".lstrip("/"), (*above, node.id))
 
 
 def _names(group: h5py.Group, folder: str, above: tuple[object, ...]) -> Iterator[str]:

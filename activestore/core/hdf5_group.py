@@ -100,13 +100,16 @@ class _UncertainError(Exception):
     """Something that only a thorough reader treats for certain."""
 
 
-def read_group(source: ReadableSource, group: str = "", *, only: Collection[str] | None = None) -> Group | None:
+def read_group(
+    source: ReadableSource, group: str = "", *, only: Collection[str] | None = None, unnamed: bool = False
+) -> Group | None:
     """Return what a group has; None if there is none, or something in it is not as in nearly all netCDF-4 files.
 
     Parameters:
         source: An HDF5 file.
         group: Its path: "outer/inner".
         only: Names of the attributes of variables that are read, which takes most of the time; None for all, the group's too.
+        unnamed: Whether dimensions may lack a scale; they are called by their lengths then: "phony_dim_of_3".
 
     Raises:
         SourceError: The file is damaged, or not HDF5.
@@ -115,7 +118,8 @@ def read_group(source: ReadableSource, group: str = "", *, only: Collection[str]
     wanted = None if only is None else frozenset(name.encode() for name in only)
     with open_hdf5(source) as file:
         try:
-            return _group(file.id, path.encode().split(b"/") if path else [], eager=not source.is_remote, wanted=wanted)
+            place = path.encode().split(b"/") if path else []
+            return _group(file.id, place, eager=not source.is_remote, wanted=wanted, unnamed=unnamed)
         except (_UncertainError, *DAMAGE):
             return None
 
@@ -148,8 +152,13 @@ class _Node:
 
 
 def _group(
-    file: Any, path: list[bytes], *, eager: bool, wanted: frozenset[bytes] | None
-) -> Group:  # Any: h5py's low level is untyped
+    file: Any,  # Any: h5py's low level is untyped
+    path: list[bytes],
+    *,
+    eager: bool,
+    wanted: frozenset[bytes] | None,
+    unnamed: bool,
+) -> Group:
     at = h5g.open(file, b"/")
     above: list[dict[_Place, str]] = []
     for part in path:
@@ -161,7 +170,7 @@ def _group(
     nodes = {
         place: _node(h5d.open(at, name), name.decode()) for place, name, kind in _members(at, creation) if kind == h5g.DATASET
     }
-    dims = _Dimensions(file, nodes, above)
+    dims = _Dimensions(file, nodes, above, unnamed=unnamed)
     variables: dict[str, Outline] = {}
     user_block = read_user_block(file)
     for place, node in nodes.items():
@@ -276,9 +285,16 @@ def _values(node: _Node, dtype: np.dtype[Any]) -> npt.NDArray[Any] | None:
 class _Dimensions:
     """The dimensions of a group and of those above it, each known by the address of its scale."""
 
-    def __init__(self, file: Any, nodes: Mapping[_Place, _Node], above: list[dict[_Place, str]]) -> None:  # Any: see _Node
+    def __init__(
+        self,
+        file: Any,  # Any: see _Node
+        nodes: Mapping[_Place, _Node],
+        above: list[dict[_Place, str]],
+        *,
+        unnamed: bool,
+    ) -> None:
         """Find the dimensions of the datasets of a group; `above` has the names in the groups above, the root first."""
-        self._file, self._nodes, self._above = file, nodes, above
+        self._file, self._nodes, self._above, self._unnamed = file, nodes, above, unnamed
         self._outer: dict[_Place, _Node] = {}
         self.along = {place: self._along(place, node) for place, node in nodes.items()}
         """The addresses of the scales of each dataset's dimensions."""
@@ -294,9 +310,15 @@ class _Dimensions:
             return tuple(self._numbered[number] for number in node.numbers(b"_Netcdf4Coordinates"))
         if b"DIMENSION_LIST" in node.sizes:
             # Of several scales, netCDF-C takes the last.
-            return tuple(self._attached(references[-1]) for references in attached_scales(node.id))
+            found = attached_scales(node.id)
+            return tuple(
+                self._attached(references[-1]) if references or not self._unnamed else self._without_scale(node.shape, axis)
+                for axis, references in enumerate(found)
+            )
         if node.is_scale and len(node.shape) == 1:
             return (place,)
+        if self._unnamed and not node.is_scale:
+            return tuple(self._without_scale(node.shape, axis) for axis in range(len(node.shape)))
         if node.shape or node.is_scale or any(node.name in names.values() for names in self._above):
             raise _UncertainError
         return ()
@@ -318,6 +340,15 @@ class _Dimensions:
             node = self._outer[place] = _node(scale, self._name_above(place))
         if not node.is_scale:
             raise _UncertainError
+        return place
+
+    def _without_scale(self, shape: tuple[int, ...], axis: int) -> _Place:
+        """Return the place, which no object has, of a dimension that is known by its length only."""
+        length = shape[axis]
+        number = shape[: axis + 1].count(length)
+        place = (-number, length)
+        name = f"phony_dim_of_{length}" + ("" if number == 1 else f"_{number}")
+        self._outer[place] = _Node(name, None, None, {}, (length,), grows=False, is_scale=True, is_variable=False)
         return place
 
     def _name_above(self, place: _Place) -> str:

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from activestore import Active
-from activestore.errors import ConfigurationError, SourceError
+from activestore.errors import ConfigurationError, GroupNotFoundError, SourceError
 
 # h5netcdf's engine says that it names dimensions where a file has none.
 pytestmark = pytest.mark.filterwarnings("ignore:The 'phony_dims' kwarg:UserWarning")
@@ -33,6 +33,32 @@ def path(tmp_path):
     return tmp_path / "odd.nc"
 
 
+def half_labelled(group):
+    """Write variables that have a scale along some of their dimensions, along all, and along none."""
+    group["x"] = np.arange(5.0)
+    group["x"].make_scale("x")
+    group["a"] = np.arange(20).reshape(4, 5)
+    group["a"].dims[1].attach_scale(group["x"])
+    group["square"] = np.arange(80.0).reshape(4, 4, 5)
+    group["square"].dims[2].attach_scale(group["x"])
+    group["along"] = np.arange(5.0)
+    group["along"].dims[0].attach_scale(group["x"])
+    group["without"] = np.arange(4.0)
+    group["letters"] = np.array([b"ab", b"cd", b"ef", b"gh"])
+    group["words"] = np.array(["one", "two", "three", "four"], h5py.string_dtype())
+
+
+def assert_half_labelled(ds):
+    assert ds.a.dims == ("phony_dim_of_4", "x")
+    assert ds.square.dims == ("phony_dim_of_4", "phony_dim_of_4_2", "x")
+    assert ds.along.dims == ("x",)
+    assert ds.without.dims == ds.words.dims == ("phony_dim_of_4",)
+    assert ds.a.active.max("x").values.tolist() == [4, 9, 14, 19]
+    assert ds.active.mean().square == 39.5
+    assert ds.words.values.tolist() == ["one", "two", "three", "four"]
+    assert ds.letters.values[1:3].tolist() == [b"cd", b"ef"]
+
+
 class TestDimensions:
     def test_a_plain_hdf5_file_has_phony_ones(self, path):
         with h5py.File(path, "w") as file:
@@ -45,13 +71,49 @@ class TestDimensions:
 
     def test_some_without_a_name(self, path):
         with h5py.File(path, "w") as file:
-            file["x"] = np.arange(5.0)
-            file["x"].make_scale("x")
-            file["a"] = np.arange(20).reshape(4, 5)
-            file["a"].dims[1].attach_scale(file["x"])
-        with pytest.raises(SourceError, match=r"odd\.nc: .* mixing of labeled and unlabeled dimensions"):
-            xr.open_dataset(path, engine="activestore")
+            half_labelled(file)
+        with xr.open_dataset(path, engine="activestore") as ds:
+            assert_half_labelled(ds)
         assert Active(path, "a").max() == 19
+
+    @pytest.mark.parametrize("where", ["a/b", "/"])
+    def test_some_without_a_name_in_groups(self, path, where):
+        with h5py.File(path, "w") as file:
+            half_labelled(file.require_group(where))
+            other = file.create_group("other")
+            other["y"] = np.arange(2.0)
+            other["y"].make_scale("y")
+            other["v"] = np.arange(2.0)
+            other["v"].dims[0].attach_scale(other["y"])
+            file["other/deep/plain"] = np.arange(3)
+        for group in (None, "other"):
+            with xr.open_datatree(path, engine="activestore", group=group) as tree:
+                assert tree["other" if group is None else "/"].v.active.sum() == 1
+                assert tree["other/deep" if group is None else "deep"].plain.values.tolist() == [0, 1, 2]
+                if group is None:
+                    assert_half_labelled(tree[where].to_dataset())
+        with xr.open_dataset(path, engine="activestore", group=where.strip("/") or None) as ds:
+            assert_half_labelled(ds)
+        with xr.open_dataset(path, engine="activestore", group="other") as ds:
+            assert ds.v.dims == ("y",)
+        with pytest.raises(GroupNotFoundError, match=r"no group 'nowhere'; there are: .*other"):
+            xr.open_dataset(path, engine="activestore", group="nowhere")
+
+    def test_some_without_a_name_and_more_that_is_odd(self, path):
+        with h5py.File(path, "w") as file:
+            half_labelled(file)
+            file["records"] = np.zeros(3, [("a", "f8")])
+        with pytest.raises(SourceError, match=r"odd\.nc: the dimensions of '/' are none that xarray can have"):
+            xr.open_dataset(path, engine="activestore")
+
+    def test_enumerations_are_told_as_such(self, path):
+        with netCDF4.Dataset(path, "w") as file:
+            file.createDimension("x", 4)
+            kind = file.createEnumType("u1", "cloud_t", {"clear": 0, "cloudy": 1})
+            file.createVariable("cloud", kind, ("x",))[:] = [0, 1, 1, 0]
+        with pytest.warns(UserWarning, match="fill_value 0 which IS defined in enum"):
+            same(path).to_netcdf(path.with_name("written.nc"), engine="h5netcdf")
+        assert same(path.with_name("written.nc")).cloud.dtype.metadata["enum"] == {"clear": 0, "cloudy": 1}
 
     def test_unlimited_ones_of_different_lengths(self, path):
         with netCDF4.Dataset(path, "w") as file:
@@ -207,9 +269,11 @@ class TestTypes:
             variable = file.createVariable("lists", kind, ("x",))
             variable[0], variable[1] = np.array([1, 2, 3], "i4"), np.array([4], "i4")
             file.createVariable("n", "i4", ("x",))[:] = [1, 2]
-        for engine in ("h5netcdf", "activestore"):
-            with pytest.raises(ValueError, match="while decoding variable 'lists'"):
-                xr.open_dataset(path, engine=engine)
+        with pytest.raises(ValueError, match="while decoding variable 'lists'"):
+            xr.open_dataset(path, engine="h5netcdf")
+        with pytest.warns(UserWarning, match="'lists' is left out: its attributes cannot be decoded"):
+            ds = xr.open_dataset(path, engine="activestore")
+        assert list(ds.data_vars) == ["n"]
         assert same(path, drop_variables="lists").n.values.tolist() == [1, 2]
 
     def test_times(self, path):
