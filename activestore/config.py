@@ -189,7 +189,7 @@ class Route:
 
     def takes(self, uri: str) -> bool:
         """Return whether an address, or the path of a local file, is one of its pattern."""
-        return fnmatchcase(uri if "://" in uri else os.path.abspath(uri), self.match)
+        return fnmatchcase(uri if "://" in uri else os.path.abspath(os.path.expanduser(uri)), self.match)
 
 
 @dataclass(frozen=True, slots=True)

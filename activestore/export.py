@@ -41,7 +41,7 @@ def check_output(path: str | os.PathLike[str], sources: Sequence[ReadableSource]
     Raises:
         ConfigurationError: It is one of them, or a folder, or exists already, or lies in no folder.
     """
-    text = os.fspath(path)
+    text = os.path.expanduser(path)
     folder = os.path.dirname(text) or "."
     if not os.path.isdir(folder):
         raise ConfigurationError(f"{text}: there is no folder {folder!r}; make it first")
@@ -88,7 +88,7 @@ def write_netcdf(result: Result, path: str | os.PathLike[str], *, overwrite: boo
     fields = Neighbours(result).fields()
     fields += [_reduced(result, name, fields) for name in result.values]
     attrs = _global_attributes(result, history or _description(result))
-    with _replaced(os.fspath(path), overwrite=overwrite) as temporary:
+    with _replaced(os.path.expanduser(path), overwrite=overwrite) as temporary:
         _write(temporary, fields, attrs)
 
 

@@ -197,14 +197,20 @@ def _result(function: Callable[[], Any]) -> Any:  # Any: whatever it gives, or t
     except FileNotFoundError as error:
         # HTTP's file system says so of whatever goes wrong.
         cause = error.__cause__
-        there_is_none = cause is None or isinstance(cause, FileNotFoundError) or _status(cause) in _ABSENT
-        return error if there_is_none or not isinstance(cause, Exception) else cause
+        return cause if isinstance(cause, Exception) and _is_failure(cause) else error
     except Exception as error:  # noqa: BLE001  # each file system raises errors of its own
         return error
 
 
 _ABSENT = frozenset({403, 404, 410})
 """What a web server answers where there is nothing; some stores say 403 to who may not list what there is."""
+
+
+def _is_failure(cause: Exception) -> bool:
+    """Return whether an error is one of a web server, or of the way to it, that does not say whether there is something."""
+    if isinstance(cause, FileNotFoundError) or _status(cause) in _ABSENT:
+        return False
+    return isinstance(cause, OSError) or type(cause).__module__.partition(".")[0] == "aiohttp"
 
 
 def _status(error: BaseException) -> object:

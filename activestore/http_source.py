@@ -6,11 +6,11 @@ import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
 from activestore.blocks import METADATA_BLOCK, MetadataView, data_file
+from activestore.cookies import Cookies
 from activestore.core.dispatch import concurrently
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError
 from activestore.index_cache import usable_cache
@@ -18,17 +18,16 @@ from activestore.origin import Origin
 from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
 from activestore.redaction import public_address, secret_parts, split_login
 from activestore.transport import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
+from activestore.web_version import WebVersion, size_of
 
 __all__ = ["HttpSource", "WebFile"]
 
 _AT_ONCE = 64
 """Requests under way at once for one call, and connections."""
 _MOST_OF_AN_ERROR = 64 << 10
-_TIME_STEP = 2.0
-"""Seconds that two times of modification have to be apart to differ for certain: they are told in whole seconds."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
-_PART, _EVEN_EMPTY = frozenset({206}), frozenset({206, 416})
+_PART, _EVEN_EMPTY, _OR_OTHER = frozenset({206}), frozenset({206, 416}), frozenset({206, 412})
 _REFUSALS = frozenset({400, 401, 403, 404, 410})
 _LAPSED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
 """What S3 says of temporary credentials that are none any more, with the status 400."""
@@ -72,6 +71,7 @@ class WebFile:
             self._headers.setdefault("Authorization", "Basic " + base64.b64encode(pair).decode())
         self.url = urlunsplit(parts._replace(fragment=""))
         self.verify: bool | str = options.get("verify", True)
+        self.version = options.get("version")
         self._given = bool(client.get("headers") or options.get("headers"))
 
     def headers(self, method: str) -> dict[str, str]:  # noqa: ARG002  # the same for all
@@ -106,9 +106,10 @@ class HttpSource:
         self._client = Client(HttpOptions(connections=_AT_ONCE, verify=target.verify))
         self._cache = usable_cache()
         self._key = target.url
+        self._cookies = Cookies()
+        self._version = WebVersion(getattr(target, "version", None), self._uri)
         known = self._known()
         segments = {0: self._first_bytes()} if known is None else known
-        self._matching = {"If-Match": self._version} if self._version.startswith('"') else {}
         self._view = MetadataView(self, segments)
         self._view.changed = known is None
 
@@ -131,7 +132,7 @@ class HttpSource:
     @property
     def version(self) -> str:
         """Its ETag when it was opened; time of modification and size where the server gives none."""
-        return self._version
+        return self._version.first
 
     @property
     def origin(self) -> Origin:
@@ -144,8 +145,8 @@ class HttpSource:
         yield self._view
         if self._view.changed and self._cache is not None:
             self._view.changed = False
-            if not self._is_fresh:
-                self._cache.save(self._key, size=self._size, version=self._version, segments=dict(self._view.segments))
+            if self._version.is_kept:
+                self._cache.save(self._key, size=self._size, version=self.version, segments=dict(self._view.segments))
 
     def current_version(self) -> str:
         """Return the version that the object has now.
@@ -154,11 +155,15 @@ class HttpSource:
             SourceError: It cannot be reached.
         """
         head = self._head()
-        if head is not None and head[1] == self._version:
-            return self._version
+        if head is not None and self._version.of(head) == self.version:
+            return self.version
         # A server may say something else to a HEAD than to a GET.
         answer = self._get({"Range": "bytes=0-0"}, most=METADATA_BLOCK, accepted=_EVEN_EMPTY)
-        return self._identity(answer)[1]
+        return self.version if self._version.is_same(answer, self._ask_another) else self._version.of(answer)
+
+    def _ask_another(self) -> Answer:
+        """Ask the server of any byte, over a connection that is not kept: the next may lead to another server."""
+        return self._get({"Range": "bytes=0-0", "Connection": "close"}, most=METADATA_BLOCK, accepted=_EVEN_EMPTY)
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of each (offset, size), fewer only at the end; ranges that nearly touch are asked for together.
@@ -173,10 +178,11 @@ class HttpSource:
 
     def _read(self, place: tuple[int, int]) -> bytes:
         offset, size = place
-        answer = self._get(
-            {"Range": f"bytes={offset}-{offset + size - 1}", **self._matching}, most=max(size, _MOST_OF_AN_ERROR)
-        )
-        if self._identity(answer)[1] != self._version:
+        wanted, most = {"Range": f"bytes={offset}-{offset + size - 1}"}, max(size, _MOST_OF_AN_ERROR)
+        answer = self._get(wanted | self._version.matching, most=most, accepted=_OR_OTHER)
+        if answer.status == 412:
+            answer = self._get(wanted, most=most)
+        if not self._version.is_same(answer, self._ask_another):
             raise SourceError(f"{self._uri}: has changed since it was opened; make a new Active of it")
         if answer.status == 200 and len(answer.body) == self._size:
             return answer.body[offset : offset + size]
@@ -199,47 +205,35 @@ class HttpSource:
         if self._cache is None or not self._cache.has(self._key):
             return None
         head = self._head()
-        found = None if head is None else self._cache.load(self._key, size=head[0], version=head[1])
-        if not found or head is None:
+        size = None if head is None else size_of(head)
+        if head is None or size is None:
             return None
-        self._size, self._version = head
-        self._is_fresh = False
-        return found
+        found = self._cache.load(self._key, size=size, version=self._version.of(head))
+        if found:
+            self._version.open(head)
+            self._size = size
+        return found or None
 
     def _first_bytes(self) -> bytes:
         answer = self._get({"Range": f"bytes=0-{METADATA_BLOCK - 1}"}, most=2 * METADATA_BLOCK, accepted=_EVEN_EMPTY)
-        size, self._version = self._identity(answer)
-        self._is_fresh = _is_fresh(answer)
-        head = self._head() if size is None else (size, "")
-        if head is None:
+        self._version.open(answer)
+        size = size_of(answer)
+        if size is None and (head := self._head()) is not None:
+            size = size_of(head)
+        if size is None:
             raise SourceError(f"{self._uri}: the server does not tell how large the file is; copy the file here")
-        self._size = head[0]
+        self._size = size
         if len(answer.body) < min(self._size, METADATA_BLOCK):
             raise SourceError(
                 f"{self._uri}: the server gives {len(answer.body)} bytes where {min(self._size, METADATA_BLOCK)} belong"
             )
         return answer.body[:METADATA_BLOCK]
 
-    def _identity(self, answer: Answer) -> tuple[int | None, str]:
-        """Return size, if it is told, and version as an answer tells them."""
-        total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-        length = answer.headers.get("Content-Length", "")
-        if answer.status == 416:
-            size: int | None = 0
-        elif answer.status == 206:
-            size = int(total) if total.isdecimal() else None
-        else:
-            size = int(length) if length.isdecimal() else len(answer.body)
-        return size, _tag(answer) or f"{answer.headers.get('Last-Modified', 'unknown')} {size}"
-
-    def _head(self) -> tuple[int, str] | None:
-        """Return size and version, None if the server does not say."""
+    def _head(self) -> Answer | None:
+        """Return what the server says of the object without giving it, None if it does not: some know no HEAD, and say 404."""
         answer = self._send("HEAD", {}, most=0)
-        if answer.status in (404, 410):
-            self._refuse(answer)
-        size, version = self._identity(answer)
         # Some that make their answers up as they go say 0 of any.
-        return (size, version) if answer.status == 200 and size else None
+        return answer if answer.status == 200 and size_of(answer) else None
 
     def _get(self, headers: Mapping[str, str], *, most: int, accepted: frozenset[int] = _PART) -> Answer:
         answer = self._send("GET", headers, most=most)
@@ -253,7 +247,9 @@ class HttpSource:
         try:
             for _ in range(_MOST_REDIRECTS + 1):
                 own = self._target.headers(method) if _may_have_credentials(url, self._target.url) else {}
-                answer = self._client.request(method, url, headers={**own, **headers}, most=most)
+                sent = self._cookies.added_to({**own, **headers}, url)
+                answer = self._client.request(method, url, headers=sent, most=most)
+                self._cookies.keep(url, answer.headers)
                 place = self._place(answer, url)
                 if place is None and answer.status in _REFUSALS and url == began != self._target.url:
                     # Where a redirect led to earlier is often good for some minutes only.
@@ -328,23 +324,6 @@ def _may_have_credentials(url: str, own: str) -> bool:
     one, other = urlsplit(url), urlsplit(own)
     upgraded = one.hostname == other.hostname and (one.scheme, one.port, other.port) == ("https", None, None)
     return upgraded or one[:2] == other[:2]
-
-
-def _tag(answer: Answer) -> str:
-    """Return the ETag; empty where that is all it is, as some stores have it: it would match whatever the object becomes."""
-    tag = answer.headers.get("ETag", "")
-    return tag if tag.strip('W/"') else ""
-
-
-def _is_fresh(answer: Answer) -> bool:
-    """Return whether an object was written so lately, or says so little, that it may be written again without a sign of it."""
-    if "Last-Modified" not in answer.headers:
-        return not _tag(answer)
-    try:
-        modified = parsedate_to_datetime(answer.headers["Last-Modified"])
-        return (parsedate_to_datetime(answer.headers["Date"]) - modified).total_seconds() < _TIME_STEP
-    except (KeyError, ValueError, TypeError):
-        return False
 
 
 def _start_of(answer: Answer) -> int | None:

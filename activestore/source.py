@@ -253,7 +253,8 @@ def local_path(uri: str) -> str | None:
     scheme, colon, _ = uri.partition("://")
     # A file may have two colons in its name; an address that fsspec chains has them too.
     if not colon and ("::" not in uri or os.path.exists(uri)):
-        return uri
+        # As a shell does, but for what has such a name.
+        return os.path.expanduser(uri) if uri.startswith("~") and not os.path.lexists(uri) else uri
     return unquote(urlsplit(uri).path) if scheme.lower() == "file" else None
 
 
@@ -329,7 +330,11 @@ def _target(uri: str, scheme: str, options: dict[str, Any]) -> Any:  # Any: S3Ob
 
         return find_object(uri, options)
     client = options.get("client_kwargs") or {}
-    if scheme in ("http", "https") and set(options) <= {"headers", "client_kwargs", "verify"} and set(client) <= {"headers"}:
+    if (
+        scheme in ("http", "https")
+        and set(options) <= {"headers", "client_kwargs", "verify", "version"}
+        and set(client) <= {"headers"}
+    ):
         from activestore.http_source import WebFile  # noqa: PLC0415  # needs an optional package
 
         return WebFile(uri, options)

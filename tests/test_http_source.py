@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import gc
 import io
+import itertools
 import logging
 import os
 import pickle
@@ -264,6 +265,18 @@ def test_a_server_that_refuses_head(web):
         assert Active(f"{web.url}/x.h5", "x").count() == 1200
 
 
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 500, 501])
+def test_a_server_that_knows_no_head(web, status):
+    """Addresses that are signed for GET, and whatever makes its answers up as it goes."""
+    web.rule = lambda request: Reply(status) if request.method == "HEAD" else None
+    for _ in range(2):  # with metadata in the index cache, too
+        active = Active(f"{web.url}/x.h5", "x")
+        assert active.sum() == pytest.approx(numbers(0).sum(dtype="f8"))
+    del web.files["/x.h5"]
+    with pytest.raises(SourceNotFoundError):
+        active.sum()
+
+
 @pytest.mark.parametrize(
     "head",
     [
@@ -401,6 +414,94 @@ def test_a_file_that_changes_in_the_middle_of_a_run(web, monkeypatch):
         web.rule = lambda _: None
 
 
+def of_nodes(web, tags, *, modified=("Mon, 01 Jan 2024 00:00:00 GMT",), matches=False):
+    """Let each connection lead to another server, with an ETag of its own for the same file."""
+    turn = itertools.count()
+    mine = threading.local()
+
+    def rule(request):
+        if not hasattr(mine, "node"):
+            mine.node = next(turn)
+        tag = tags[mine.node % len(tags)]
+        if matches and request.headers.get("If-Match", tag) != tag:
+            return Reply(412)
+        headers = {name: value for name, value in request.headers.items() if name != "If-Match"}
+        usual = ranged(dataclasses.replace(request, headers=headers), web.files[request.path], {})
+        return dataclasses.replace(
+            usual,
+            headers={**usual.headers, "ETag": tag, "Last-Modified": modified[mine.node % len(modified)]},
+            ending="close" if request.headers.get("Connection") == "close" else "keep",
+        )
+
+    web.rule = rule
+
+
+@pytest.mark.parametrize("matches", [False, True])
+@pytest.mark.parametrize("tags", [('"a-1"', '"b-1"'), ('"a"', '"b"', 'W/"c"')])
+def test_servers_behind_one_address_with_tags_of_their_own(web, tags, matches):
+    of_nodes(web, tags, matches=matches)
+    for _ in range(3):
+        active = Active(f"{web.url}/x.h5", "x")
+        # Every other chunk, so that many connections are made.
+        assert active[np.arange(40) // 4 % 2 == 0].sum() == pytest.approx(
+            numbers(0)[np.arange(40) // 4 % 2 == 0].sum(dtype="f8")
+        )
+        with ThreadPoolExecutor(8) as pool:
+            ranges = [(at, 100) for at in range(0, 200_000, 30_000)]
+            assert list(pool.map(active._source._read, ranges)) == [web.files["/x.h5"][at : at + 100] for at, _ in ranges]
+
+
+def test_servers_behind_one_address_with_other_files_are_refused(web):
+    of_nodes(web, ('"a"', '"b"'), modified=("Mon, 01 Jan 2024 00:00:00 GMT", "Mon, 01 Jan 2024 00:00:01 GMT"))
+    source = open_source(f"{web.url}/x.h5")
+    with pytest.raises(SourceError, match="has changed since it was opened"), ThreadPoolExecutor(8) as pool:
+        list(pool.map(source._read, [(at, 100) for at in range(0, 200_000, 10_000)]))
+
+
+def test_a_tag_that_changes_for_good_is_another_version(web):
+    tag = ['"a"']
+    web.headers = {"Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
+    web.rule = lambda _: web.headers.update(ETag=tag[0])
+    source = open_source(f"{web.url}/x.h5")
+    tag[0] = '"b"'
+    with pytest.raises(SourceError, match="has changed since it was opened"):
+        source.read_ranges([(100_000, 10)])
+    assert source.current_version() == '"b"'
+
+
+def test_the_user_names_what_the_version_is(web, monkeypatch):
+    monkeypatch.setenv("ACTIVESTORE_CACHE", "off")
+    states = {"tag": '"a"', "time": "Mon, 01 Jan 2024 00:00:00 GMT"}
+    web.rule = lambda _: web.headers.update({"ETag": states["tag"], "Last-Modified": states["time"]})
+    changes = {"tag": '"b"', "time": "Mon, 01 Jan 2024 00:00:09 GMT"}
+    noticed = {"etag": {"tag"}, "time": {"time"}, "size": set(), "none": set()}
+    for way, names in noticed.items():
+        for name, other in changes.items():
+            before = states[name]
+            active = Active(f"{web.url}/x.h5", "x", storage_options={"version": way})
+            states[name] = other
+            if name in names:
+                with pytest.raises(SourceError, match="has changed since it was opened"):
+                    active.sum()
+            else:
+                assert active.sum() == pytest.approx(numbers(0).sum(dtype="f8"))
+            states[name] = before
+        active = Active(f"{web.url}/x.h5", "x", storage_options={"version": way})
+        web.files["/x.h5"] += b"more"
+        if way in ("time", "size"):
+            with pytest.raises(SourceError, match="has changed since it was opened"):
+                active.sum()
+        web.files["/x.h5"] = chunked(0)
+    with pytest.raises(ConfigurationError, match="version='tag': give one of 'etag', 'time', 'size', 'none'"):
+        open_source(f"{web.url}/x.h5", {"version": "tag"})
+
+
+@pytest.mark.parametrize("way", ["size", "none"])
+def test_metadata_of_a_version_that_says_little_are_not_kept(web, way):
+    Active(f"{web.url}/x.h5", "x", storage_options={"version": way}).sum()
+    assert default_cache().entries() == []
+
+
 def test_nothing_is_known_of_the_version_but_the_size(web):
     web.headers = {"ETag": "", "Last-Modified": ""}
     source = open_source(f"{web.url}/a")
@@ -508,6 +609,72 @@ def test_a_redirect_that_is_good_for_a_while(web):
     refused(f"{web.url}/x.h5", "x", match="access is denied")
     with pytest.raises(SourceError, match="access is denied"):
         active.mean()
+
+
+def logging_in(web, *, path="/", attributes="", seen=None):
+    """Let a server redirect those without its cookie to a login, which sets it and redirects back."""
+
+    def rule(request):
+        cookie = request.headers.get("Cookie", "")
+        if seen is not None:
+            seen.append(cookie)
+        if request.path.startswith("/login"):
+            headers = {"Location": request.path.partition("?")[2], "Set-Cookie": f"session=hunter2; Path={path}{attributes}"}
+            return Reply(302, headers)
+        return None if "session=hunter2" in cookie else Reply(302, {"Location": f"/login?{request.path}"})
+
+    web.rule = rule
+
+
+def test_a_cookie_that_a_redirect_sets_is_sent_from_then_on(web):
+    seen = []
+    logging_in(web, seen=seen)
+    active = Active(f"{web.url}/x.h5", "x")
+    assert active.sum() == pytest.approx(numbers(0).sum(dtype="f8"))
+    assert active[::2, ::5].count() == 20 * 6
+    assert seen[:2] == ["", ""]
+    assert set(seen[2:]) == {"session=hunter2"}
+    assert sum(request.path.startswith("/login") for request in web.requests) == 1
+    for text in (repr(active._source), pickle.dumps(active).decode("latin-1"), repr(active.run("sum"))):
+        assert "hunter2" not in text
+    # Another opening is another session.
+    assert Active(f"{web.url}/x.h5", "x").count() == 1200
+    assert sum(request.path.startswith("/login") for request in web.requests) == 2
+
+
+def test_cookies_go_beside_those_of_the_user_and_to_who_set_them_only(web):
+    seen = []
+    logging_in(web, seen=seen)
+    options = {"headers": {"cookie": "mine=1"}}
+    assert Active(f"{web.url}/x.h5", "x", storage_options=options).count() == 1200
+    assert seen[0] == "mine=1"
+    assert seen[-1] == "mine=1; session=hunter2"
+    with WebStandIn() as other:
+        other.files["/x.h5"] = web.files["/x.h5"]
+        rule = web.rule
+        web.rule = lambda request: (
+            rule(request) or Reply(302, {"Location": f"{other.url.replace('127.0.0.1', 'localhost')}/x.h5"})
+        )
+        assert Active(f"{web.url}/x.h5", "x").count() == 1200
+        assert other.requests
+        assert not [request for request in other.requests if "Cookie" in request.headers]
+
+
+@pytest.mark.parametrize("attributes", ["; Secure", "; Domain=elsewhere.example"])
+def test_cookies_that_are_not_for_this_server_are_not_sent(web, attributes):
+    logging_in(web, attributes=attributes)
+    refused(f"{web.url}/x.h5", "x", match="is redirected again and again")
+
+
+def test_cookies_have_an_end(web):
+    numbered = iter(range(10_000))
+    web.rule = lambda request: dataclasses.replace(
+        web.usual(request), headers={**web.usual(request).headers, "Set-Cookie": f"n{next(numbered)}=1"}
+    )
+    active = Active(f"{web.url}/x.h5", "x")
+    for _ in range(70):
+        active._source.current_version()
+    assert len(web.requests[-1].headers["Cookie"]) < 1000
 
 
 def test_credentials_are_not_sent_to_another_host(web):

@@ -10,9 +10,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import xarray as xr
 
 from activestore import Active
 from activestore.errors import SourceError, SourceNotFoundError, UnsupportedError
+from activestore.export import write_netcdf
 from activestore.source import LocalSource, open_source
 
 CONTENT = bytes(range(256)) * 40
@@ -37,6 +39,31 @@ def test_ranges_come_in_the_order_in_which_they_were_asked_for(path):
 )
 def test_the_end_of_the_file_gives_fewer_bytes(path, offset, size):
     assert open_source(path).read_ranges([(offset, size)]) == [CONTENT[offset : offset + size]]
+
+
+def test_a_path_in_one_s_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    for number in range(2):
+        with h5py.File(tmp_path / "data" / f"{number}.nc", "w") as file:
+            file["t"] = [2.0 * number, 2 * number + 1]
+            file["t"].make_scale("t")
+            file["x"] = [2.0 * number, 2 * number + 1]
+            file["x"].dims[0].attach_scale(file["t"])
+    for given in ("~/data/1.nc", Path("~/data/1.nc")):
+        assert open_source(given).uri == str(tmp_path / "data" / "1.nc")
+        assert Active(given, "x").sum() == 5
+        assert xr.open_dataset(given, engine="activestore").x.active.sum() == 5
+    for given in ("~/data", "~/data/*.nc", ["~/data/0.nc", Path("~/data/1.nc")]):
+        assert Active(given, "x").sum() == 6
+        assert xr.open_dataset(given, engine="activestore").x.active.sum() == 6
+    write_netcdf(Active("~/data/1.nc", "x").run("sum"), "~/out.nc")
+    assert Active(tmp_path / "out.nc", "x").sum() == 5
+    # What is there by that very name goes before.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~").mkdir()
+    (tmp_path / "~" / "a").write_bytes(CONTENT)
+    assert open_source("~/a").size == len(CONTENT)
 
 
 def test_a_negative_offset_is_an_error(path):
