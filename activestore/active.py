@@ -31,7 +31,15 @@ from activestore.core.reductions import READ, Reduction, find_reduction
 from activestore.core.selection import Selection
 from activestore.core.variable import Variable
 from activestore.display import chunk_grid_svg, page
-from activestore.errors import ConfigurationError, CorruptChunkError, FallbackWarning, JoinError, ReductionError
+from activestore.errors import (
+    ArgumentError,
+    ConfigurationError,
+    CorruptChunkError,
+    FallbackWarning,
+    JoinError,
+    ReductionError,
+    to_install,
+)
 from activestore.explanation import Explanation, explain
 from activestore.named_reductions import Axis, NamedReductions
 from activestore.opening import check_name, open_variable, opened_backends, settings_of, workers_of
@@ -103,9 +111,10 @@ class Active(NamedReductions):
             executor: Where chunks are computed, in place of threads of our own; any `concurrent.futures.Executor`.
             fallback: "local", the default, computes here what the backend cannot do; "error" refuses it before any data
                 are read.
-            progress: Whether runs show a progress bar (needs tqdm: `pip install "activestore[progress]"`).
+            progress: Whether runs show a progress bar (needs tqdm, of the extra "progress").
 
         Raises:
+            ArgumentError: The file or the name of the variable is of a type that it cannot be of.
             SourceNotFoundError: There is no such file.
             SourceError: The file is neither netCDF nor HDF5, or damaged.
             VariableNotFoundError: It has no such variable; the message names what is near.
@@ -123,6 +132,8 @@ class Active(NamedReductions):
             "fallback": fallback,
             "progress": progress,
         }
+        if not isinstance(variable, str):
+            raise ArgumentError(f"the name of a variable is text, not {variable!r}; `activestore inspect FILE` shows them all")
         files = files_of(source, lambda address: resolve(address, given)[1])
         if len(files) == 1:
             self._parts = open_variable(files[0], variable, given)
@@ -134,7 +145,7 @@ class Active(NamedReductions):
             self._parts = join_parts(parts, axis)
         if dim is not None:
             normalize_axes(dim, self._parts.variable.dims)
-            check_several(source, files, "dim= (--dim)")
+            check_several(source, files, "dim=")
         self._selection = self._parts.whole
 
     @classmethod
@@ -539,8 +550,8 @@ class Active(NamedReductions):
             return
         try:
             from tqdm.auto import tqdm  # noqa: PLC0415  # optional, and slow to import
-        except ImportError as error:
-            raise ConfigurationError("progress=True needs tqdm: pip install 'activestore[progress]'") from error
+        except ImportError:
+            raise ConfigurationError(f"progress=True needs tqdm: {to_install('progress')}") from None
         with tqdm(total=chunks, desc=self.name, unit="chunk") as bar:
             yield bar.update
 

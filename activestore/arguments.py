@@ -128,8 +128,8 @@ def _positions(text: str) -> slice | int | list[int]:
         if text.startswith("["):
             return [int(item) for item in text[1:-1].split(",") if item.strip()]
         bounds = [int(item) if item.strip() else None for item in text.split(":")]
-    except ValueError as error:
-        raise SelectionError(f"--select: {text!r} does not consist of whole numbers; write {_FORMS}") from error
+    except ValueError:
+        raise SelectionError(f"--select: {text!r} does not consist of whole numbers; write {_FORMS}") from None
     if len(bounds) == 1 and bounds[0] is not None:
         return bounds[0]
     if not 2 <= len(bounds) <= 3:

@@ -260,14 +260,14 @@ def _microseconds(one: _Coordinate, joint: Joint, file: str) -> npt.NDArray[Any]
     """
     try:
         import cftime  # noqa: PLC0415  # optional
-    except ImportError as error:
+    except ImportError:
         raise joint.refused(
             *joint.files[:2], because=f"{joint.name!r} counts from different dates, which needs cftime: pip install cftime"
-        ) from error
+        ) from None
     if not len(one.values):
         return one.values
     try:
         dates = cftime.num2date(one.values, one.units, one.calendar)
         return np.asarray(cftime.date2num(dates, "microseconds since 2000-01-01", one.calendar))
     except (ValueError, OverflowError) as error:
-        raise joint.refused(file, because=f"{joint.name!r} is in {one.told}, which are no times ({error})") from error
+        raise joint.refused(file, because=f"{joint.name!r} is in {one.told}, which are no times ({error})") from None

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import activestore
 from activestore.active import Active
 from activestore.arguments import axes_of, clipped, options_of, parse_selection, reductions_of
+from activestore.command_words import in_words_of_the_command_line
 from activestore.config import resolve
 from activestore.core.metadata import locate, read_variable, variable_names
 from activestore.core.reductions import REDUCTIONS
@@ -148,7 +149,8 @@ def _run(given: list[str]) -> int:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"activestore: warning: {' '.join(printable(message).split())}", file=sys.stderr)
+    said = in_words_of_the_command_line(str(message))
+    print(f"activestore: warning: {' '.join(printable(said).split())}", file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -274,6 +276,11 @@ def _add_reduce(command: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--backend-option", metavar="NAME=VALUE", action="append", default=[], help="an option of the backend; again for more"
     )
+    how.add_argument(
+        "--fallback",
+        metavar="HOW",
+        help="what becomes of chunks that the backend cannot do: local (computed here) or error (local)",
+    )
     how.add_argument("--explain", action="store_true", help="show what it would do, and read no data")
     how.add_argument("--progress", action="store_true", help="show a progress bar (needs tqdm)")
     _add_store(command)
@@ -334,6 +341,7 @@ def _reduce(arguments: argparse.Namespace) -> int:
         "workers": arguments.workers,
         "backend": arguments.backend,
         "server": arguments.server,
+        "fallback": arguments.fallback,
         "storage_options": options_of(arguments.storage_option, "--storage-option"),
         "backend_options": options_of(arguments.backend_option, "--backend-option"),
         "progress": arguments.progress or None,
@@ -343,6 +351,8 @@ def _reduce(arguments: argparse.Namespace) -> int:
         raise ConfigurationError("--overwrite goes with -o, which names the file")
     if arguments.explain and arguments.output is not None:
         raise ConfigurationError("--explain computes nothing that -o could write; give one of them")
+    if arguments.output == "-":
+        raise ConfigurationError("-o -: a netCDF file cannot be written to the standard output; name a file, or take --json")
     active = Active(arguments.file, arguments.variable, dim=arguments.dim, **options)
     if arguments.output is not None:
         _export().check_output(arguments.output, active.sources, overwrite=arguments.overwrite)

@@ -63,14 +63,14 @@ class Joint:
             return [*filled, *empty]
         try:
             return [*self._sorted(known, filled, shown or (lambda i: known[i])), *empty]
-        except TypeError as error:
+        except TypeError:
             # Times of several calendars, or some beyond what NumPy's own times reach.
             kinds = {type(known[i].flat[0]).__name__: self.files[i] for i in reversed(filled)}
             have = "; ".join(f"{file} has {kind}" for kind, file in reversed(kinds.items()))
             raise JoinError(
                 f"the coordinates {self.name!r} of the files cannot be compared: {have}; open files of one calendar together, "
                 "or give decode_times=xr.coders.CFDatetimeCoder(use_cftime=True)"
-            ) from error
+            ) from None
 
     def refused(self, *files: str, because: str) -> JoinError:
         """Return the error that says why files are not joined, and what to do."""

@@ -218,7 +218,7 @@ class Active:
         try:
             axes = normalize_axes(self._axis, part.dims)
         except SelectionError as error:
-            raise ReductionError(str(error)) from error
+            raise ReductionError(str(error)) from None
         name = "sum" if self._components and self._method == "mean" else self._method
         result = part.run(name, axes, keepdims=True, skipna=False)
         if not self._components:
@@ -299,7 +299,7 @@ def _find(dataset: Any, ncvar: str | None) -> _Place:  # Any: an address, or an 
             raise
         raise DatasetError(
             f"the {package} {kind} does not tell its file ({error}); give the file's address and ncvar"
-        ) from error
+        ) from None
 
 
 def _inside(group: str, ncvar: str | None) -> str | None:

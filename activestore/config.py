@@ -147,10 +147,7 @@ def _check_effect(backend: str | Backend, given: Mapping[str, Any]) -> None:  # 
     """
     for name in ("server", "backend_options"):
         if backend == _LOCAL and given.get(name):
-            option = {"server": "server= (--server)", "backend_options": "backend_options= (--backend-option)"}[name]
-            raise ConfigurationError(
-                f"{option} has no effect: the backend 'posix' computes here; leave it out, or name another"
-            )
+            raise ConfigurationError(f"{name}= has no effect: the backend 'posix' computes here; leave it out, or name another")
 
 
 def _keyword(name: str) -> str:
@@ -215,10 +212,13 @@ def config_file() -> ConfigFile:
     path = _config_path()
     try:
         status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        if os.environ.get(f"{_PREFIX}CONFIG"):
+            why = "may not be looked at" if isinstance(error, PermissionError) else "is not there"
+            raise ConfigurationError(f"{path}: {why}, and {_PREFIX}CONFIG names it; correct the name, or unset it") from None
         return ConfigFile(path, present=False)
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
     return _parsed(path, status.st_mtime_ns, status.st_size)
 
 
@@ -250,7 +250,7 @@ def _toml(path: str) -> dict[str, Any]:  # Any: what TOML has
         with open(path, "rb") as file:
             return tomllib.load(file)
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         problem = f"byte {error.start + 1} is not UTF-8"
     except tomllib.TOMLDecodeError as error:

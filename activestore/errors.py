@@ -6,6 +6,7 @@ ActivestoreError
 │   └── SourceNotFoundError    (FileNotFoundError)    there is nothing at that address
 ├── VariableNotFoundError      (KeyError)             the source has no variable of that name
 │   └── GroupNotFoundError     (OSError)              nor a group of that name, which xarray's engines open as files
+├── ArgumentError              (TypeError)            an argument of a type that it cannot be of
 ├── NotNumericError            (TypeError)            the variable holds text or records, not numbers
 ├── SelectionError             (IndexError)           a selection or an axis outside the variable
 ├── ReductionError             (ValueError)           no such reduction, or options that it does not take
@@ -25,11 +26,13 @@ ActivestoreError
 `FallbackWarning` (UserWarning) says that chunks were computed locally because the backend could not.
 
 Each derives from the builtin that a caller would expect as well, so `except FileNotFoundError` works.
-A message says what went wrong, where (source, variable, chunk), and what to try; the cause is kept.
+A message says what went wrong, where (source, variable, chunk), and what to try, in the words of Python; `command_words` has
+those of the command line. It is all that is shown: what it came from is kept as its `__context__`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,6 +40,7 @@ from activestore.descriptors import FULL, is_full
 
 __all__ = [
     "ActivestoreError",
+    "ArgumentError",
     "BackendError",
     "BackendRefusedError",
     "BackendUnavailableError",
@@ -58,6 +62,8 @@ __all__ = [
     "VariableNotFoundError",
     "WireError",
     "map_errors",
+    "map_errors_of_writing",
+    "to_install",
     "without_frames",
 ]
 
@@ -84,6 +90,10 @@ class VariableNotFoundError(ActivestoreError, KeyError):
 
 class GroupNotFoundError(VariableNotFoundError, SourceError):
     """The source has no group of that name."""
+
+
+class ArgumentError(ActivestoreError, TypeError):
+    """An argument is of a type that it cannot be of."""
 
 
 class NotNumericError(ActivestoreError, TypeError):
@@ -202,14 +212,42 @@ def map_errors(uri: str) -> Iterator[None]:
     except ActivestoreError:
         raise
     except FileNotFoundError as error:
-        raise SourceNotFoundError(f"{uri}: no such file; check the path") from error
-    except IsADirectoryError as error:
-        raise SourceError(f"{uri}: is a folder; name a file in it") from error
-    except PermissionError as error:
-        raise SourceError(f"{uri}: permission denied; ask for read access to it") from error
+        raise SourceNotFoundError(f"{uri}: {_missing(error)}") from None
+    except IsADirectoryError:
+        raise SourceError(f"{uri}: is a folder; name a file in it") from None
+    except PermissionError:
+        raise SourceError(f"{uri}: permission denied; ask for read access to it") from None
     except OSError as error:
         what = FULL if is_full(error) else error
-        raise SourceError(f"{uri}: {what}") from error
+        raise SourceError(f"{uri}: {what}") from None
+
+
+def _missing(error: FileNotFoundError) -> str:
+    """Return what is not there: a file, or what a link leads to."""
+    path = error.filename
+    if isinstance(path, str) and os.path.islink(path):
+        return f"is a link to {os.readlink(path)}, which is not there; check where it leads"
+    return "no such file; check the path"
+
+
+@contextmanager
+def map_errors_of_writing(path: str) -> Iterator[None]:
+    """Translate the operating system's errors while `path` is being written.
+
+    Raises:
+        SourceError: In place of any `OSError`.
+    """
+    try:
+        yield
+    except ActivestoreError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise SourceError(f"{path}: cannot be written: there is no such folder, or no file can be made in it") from None
+    except PermissionError:
+        raise SourceError(f"{path}: cannot be written: permission denied; choose a folder that you may write to") from None
+    except OSError as error:
+        what = FULL if is_full(error) else error.strerror or error
+        raise SourceError(f"{path}: cannot be written: {what}") from None
 
 
 def without_frames(error: BaseException) -> None:
@@ -222,3 +260,13 @@ def without_frames(error: BaseException) -> None:
                 seen.add(id(cause))
                 left.append(cause)
         one.__traceback__ = one.__cause__ = one.__context__ = None
+
+
+def to_install(extra: str) -> str:
+    """Return what installs the packages of one of this package's extras; there is no release yet that pip would find.
+
+    Examples:
+        >>> to_install("s3")
+        "pip install '.[s3]' in a clone of activestore"
+    """
+    return f"pip install '.[{extra}]' in a clone of activestore"

@@ -23,7 +23,7 @@ from activestore.core.metadata import global_attributes
 from activestore.core.missing import read_missing
 from activestore.core.plan import ReductionRequest
 from activestore.core.variable import ReadableSource, Variable
-from activestore.errors import ConfigurationError, UnsupportedError, map_errors
+from activestore.errors import ConfigurationError, UnsupportedError, map_errors_of_writing
 from activestore.neighbours import Field, Neighbours, Values, last
 from activestore.occupied import is_changed_by_file
 from activestore.result import Result
@@ -211,7 +211,7 @@ def _writable(value: object) -> object:
 def _replaced(path: str, *, overwrite: bool) -> Iterator[str]:
     """Give the name of a new file in the same folder, which takes the place of `path` when the block ends well."""
     temporary = os.path.join(os.path.dirname(path), f".activestore-{secrets.token_hex(8)}.part")
-    with map_errors(path):
+    with map_errors_of_writing(path):
         try:
             yield temporary
             if not overwrite and os.path.lexists(path):

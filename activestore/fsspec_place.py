@@ -17,6 +17,7 @@ from fsspec import AbstractFileSystem
 
 from activestore.forking import keep_unused, renew_after_fork
 from activestore.fsspec_errors import named_errors
+from activestore.fsspec_options import check_options
 from activestore.pace import BUSY, Pace, Patience, current_limit, pace_of
 from activestore.redaction import secret_parts
 
@@ -91,6 +92,7 @@ class FsspecPlace:
 
         Raises:
             UnsupportedError: fsspec does not know such addresses, or lacks the package for them.
+            ConfigurationError: An option is misspelt.
         """
         self._uri, self._options = uri, options
         self._files: Any = None  # Any: fsspec is untyped
@@ -101,6 +103,7 @@ class FsspecPlace:
         renew_after_fork(self)
 
     def _found(self) -> str:
+        check_options(self._uri, self._options)
         with named_errors(self._uri):
             self._files, path = fsspec.core.url_to_fs(self._uri, **self._options)
             return str(path)

@@ -262,7 +262,7 @@ class HttpSource:
             said = str(error).removeprefix(f"{public_address(url)}: ")
             too_large = isinstance(error, AnswerTooLargeError)
             ignored = "; does it ignore byte ranges, which reductions need?" if too_large else ""
-            raise SourceError(f"{self._uri}: cannot be read: {said}{ignored}") from error
+            raise SourceError(f"{self._uri}: cannot be read: {said}{ignored}") from None
         raise SourceError(f"{self._uri}: is redirected again and again")
 
     def _place(self, answer: Answer, url: str) -> str | None:

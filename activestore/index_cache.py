@@ -346,8 +346,8 @@ def _header(data: bytes) -> dict[str, Any]:  # Any: what JSON has
     """
     try:
         header = json.loads(data)
-    except RecursionError as error:
-        raise ValueError("its header is nested") from error
+    except RecursionError:
+        raise ValueError("its header is nested") from None
     if not isinstance(header, dict) or not all(isinstance(header.get(name), kind) for name, kind in _FIELDS.items()):
         raise ValueError("its header lacks fields")
     if not all(map(_is_place, header["segments"])):

@@ -71,7 +71,7 @@ def check_name(backend: str | Backend, origin: str = "") -> None:
         except ConfigurationError as error:
             if not origin or origin.startswith("the keyword"):
                 raise
-            raise ConfigurationError(f"{origin}: {error}") from error
+            raise ConfigurationError(f"{origin}: {error}") from None
 
 
 @contextmanager

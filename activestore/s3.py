@@ -222,7 +222,7 @@ def _settings_of_aws(uri: str) -> Iterator[None]:
     try:
         yield
     except BotoCoreError as error:
-        raise ConfigurationError(f"{uri}: the credentials cannot be had: {error}") from error
+        raise ConfigurationError(f"{uri}: the credentials cannot be had: {error}") from None
 
 
 def _credentials(session: botocore.session.Session, options: Mapping[str, Any], client: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from activestore.errors import ConfigurationError, JoinError, SourceNotFoundError
+from activestore.errors import ArgumentError, ConfigurationError, JoinError, SourceNotFoundError
 from activestore.redaction import public_address
 from activestore.source import Source, local_path
 
@@ -34,6 +34,7 @@ def files_of(given: Addresses, options: Callable[[str], Mapping[str, Any]]) -> l
         options: Gives how the store of an address is reached, as fsspec takes it.
 
     Raises:
+        ArgumentError: Something is given that is no file.
         JoinError: The list is empty.
         SourceNotFoundError: Nothing matches, or the folder has none.
         UnsupportedError: No installed package lists such addresses.
@@ -45,12 +46,14 @@ def files_of(given: Addresses, options: Callable[[str], Mapping[str, Any]]) -> l
     if isinstance(given, (list, tuple)):
         if not given:
             raise JoinError("there are no files: the list is empty")
-        return list(given)
+        return [_checked(one) for one in given]
     if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
         raise ConfigurationError(f"files are given as a list or a tuple, not as a {type(given).__name__}")
     if not isinstance(given, (str, bytes, os.PathLike)):
-        return [given]
+        return [_checked(given)]
     text = os.fsdecode(given)
+    if not text:
+        raise SourceNotFoundError("the path of the file is empty; name a netCDF or HDF5 file")
     path = local_path(text)
     if path is not None:
         return _local(path) or [given]
@@ -63,6 +66,18 @@ def files_of(given: Addresses, options: Callable[[str], Mapping[str, Any]]) -> l
     return (_remote_matches(text, options(text)) if _PATTERN.search(text) else []) or [given]
 
 
+def _checked(given: Address) -> Address:
+    """Return what may be a file.
+
+    Raises:
+        ArgumentError: It is none.
+    """
+    if isinstance(given, (str, bytes, os.PathLike)) or all(hasattr(given, name) for name in ("uri", "read_ranges", "metadata")):
+        return given
+    kind = "None" if given is None else f"of the type {type(given).__name__}"
+    raise ArgumentError(f"a file is given as a path, an address, or a source that is open; this is {kind}")
+
+
 def check_several(given: Addresses, files: Sequence[Address], option: str) -> None:
     """Refuse an option for several files where one was named; a list, a pattern or a folder may have one only.
 
@@ -72,7 +87,7 @@ def check_several(given: Addresses, files: Sequence[Address], option: str) -> No
     if len(files) == 1 and files[0] is given:
         raise ConfigurationError(
             f"{option} is the dimension along which several files are joined, and this is one; "
-            "dimensions to reduce are given as axis= (--axis)"
+            "dimensions to reduce are given as axis="
         )
 
 
@@ -112,7 +127,9 @@ def _remote_folder(address: str, options: Mapping[str, Any]) -> list[Address]:
     import fsspec.core  # noqa: PLC0415  # slow to import
 
     from activestore.fsspec_errors import named_errors  # noqa: PLC0415  # the same
+    from activestore.fsspec_options import check_options  # noqa: PLC0415  # the same
 
+    check_options(address, options)
     with named_errors(address):
         files, path = fsspec.core.url_to_fs(address, **{"use_listings_cache": False, **options})
         entries = files.ls(path.rstrip("/"), detail=True)
@@ -127,7 +144,9 @@ def _remote_matches(address: str, options: Mapping[str, Any]) -> list[Address]:
     import fsspec.core  # noqa: PLC0415  # slow to import
 
     from activestore.fsspec_errors import named_errors  # noqa: PLC0415  # the same
+    from activestore.fsspec_options import check_options  # noqa: PLC0415  # the same
 
+    check_options(address, options)
     with named_errors(address):
         files, path = fsspec.core.url_to_fs(address, **{"use_listings_cache": False, **options})
         if files.isfile(path):

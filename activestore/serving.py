@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 
-from activestore.errors import UnsupportedError
+from activestore.errors import UnsupportedError, to_install
 
 __all__ = ["SERVE_EPILOG", "add_serve", "serve"]
 
@@ -76,7 +76,7 @@ def serve(arguments: argparse.Namespace) -> int:
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise UnsupportedError(f"serve needs {', '.join(missing)}: pip install 'activestore[server]'")
+        raise UnsupportedError(f"serve needs {', '.join(missing)}: {to_install('server')}")
     from activestore.server.command import serve as run  # noqa: PLC0415  # needs optional packages
 
     return run(arguments)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from activestore.command_words import in_words_of_the_command_line
 from activestore.config import Route, Settings, choose, config_file
 from activestore.core.codecs import decoder_names
 from activestore.errors import ActivestoreError
@@ -155,5 +156,6 @@ def print_json(record: object) -> None:
 
 def failed(message: str, code: int) -> int:
     """Print an error as one line, and return the exit code."""
-    print(f"activestore: error: {' '.join(printable(message).split())}", file=sys.stderr)
+    said = in_words_of_the_command_line(message)
+    print(f"activestore: error: {' '.join(printable(said).split())}", file=sys.stderr)
     return code

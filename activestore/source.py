@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from activestore.core.variable import ReadableSource
 from activestore.descriptors import kept, released, with_room
-from activestore.errors import ActivestoreError, SourceError, SourceNotFoundError, UnsupportedError, map_errors
+from activestore.errors import ActivestoreError, SourceError, SourceNotFoundError, UnsupportedError, map_errors, to_install
 from activestore.forking import Lock
 from activestore.origin import Origin
 from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
@@ -189,7 +189,7 @@ def _status(path: str) -> os.stat_result:
     try:
         return os.stat(path)
     except ValueError as error:
-        raise SourceError(f"{path!r}: no file can have this name ({error})") from error
+        raise SourceError(f"{path!r}: no file can have this name ({error})") from None
 
 
 def _version(status: os.stat_result) -> str:
@@ -314,7 +314,7 @@ def _open_remote(uri: str, scheme: str, options: dict[str, Any]) -> Source:  # A
         from activestore.http_source import HttpSource  # noqa: PLC0415  # needs an optional package
     except ImportError as error:
         extra = "s3" if scheme.startswith("s3") else "http"
-        raise UnsupportedError(f"{public_address(uri)}: needs {error.name}: pip install 'activestore[{extra}]'") from error
+        raise UnsupportedError(f"{public_address(uri)}: needs {error.name}: {to_install(extra)}") from None
     return HttpSource(target, reopen)
 
 

@@ -168,7 +168,7 @@ class Client:
             except (HTTPError, OSError) as error:
                 wait = patience.again_unless_too_often()
                 if wait is None or abandoned.is_set() or _hopeless(error):
-                    raise NoAnswerError(_described(error, url)) from error
+                    raise NoAnswerError(_described(error, url)) from None
                 if is_full(error):
                     let_go()
                 without_frames(error)  # in which the part of the answer is that has come
@@ -351,7 +351,7 @@ def _connected(
                 failed = error
         raise failed or refused or socket.gaierror(socket.EAI_NONAME, "it leads nowhere")
     except socket.gaierror as error:
-        raise NameResolutionError(name, connection, error) from error
+        raise NameResolutionError(name, connection, error) from None
     finally:
         connection._dns_host = name
         del failed, refused  # they have this frame
@@ -515,7 +515,7 @@ def _tls_context(verify: bool | str) -> ssl.SSLContext:
     try:
         return _trusting(named or None, os.getpid())
     except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"{named}: no certificates of authorities can be read from it ({error})") from error
+        raise ConfigurationError(f"{named}: no certificates of authorities can be read from it ({error})") from None
 
 
 @functools.cache

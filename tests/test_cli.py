@@ -316,7 +316,7 @@ MISTAKES = [
     (["reduce", "tas.nc", "tas", "--select", "lat=[0,18]"], "outside its 18 positions"),
     (["reduce", "tas.nc", "tas", "--select", "level=0"], "no axis 'level'"),
     (["reduce", "tas.nc", "tas", "--select", "lat=0,1=1"], "'lat' twice"),
-    (["reduce", "tas.nc", "tas", "--workers", "0"], "workers=0"),
+    (["reduce", "tas.nc", "tas", "--workers", "0"], "--workers 0: give"),
     (["reduce", "tas.nc", "tas", "--backend", "posiks"], "did you mean 'posix'?"),
     (["reduce", "tas.nc", "tas", "--explain", "-o", "map.nc"], "--explain computes nothing"),
 ]
@@ -600,14 +600,14 @@ def test_values_that_satisfy_a_condition(capsys, tas):
         (["reduce", "tas.nc", "tas", "--overwrite"], "--overwrite goes with -o"),
         (
             ["reduce", "tas.nc", "tas", "--dim", "time"],
-            "--dim) is the dimension along which several files are joined, and this is one",
+            "--dim is the dimension along which several files are joined, and this is one",
         ),
         (["reduce", "tas.nc", "tas", "--dim", "tiem"], "no axis 'tiem'"),
         (
             ["reduce", "tas.nc", "tas", "--backend-option", "x=1"],
-            "--backend-option) has no effect: the backend 'posix' computes here",
+            "--backend-option has no effect: the backend 'posix' computes here",
         ),
-        (["reduce", "tas.nc", "tas", "--backend", "posix", "--server", "http://127.0.0.1:9"], "--server) has no effect"),
+        (["reduce", "tas.nc", "tas", "--backend", "posix", "--server", "http://127.0.0.1:9"], "--server has no effect"),
     ],
 )
 def test_no_option_is_guessed_or_passed_over(capsys, tas, given, said):

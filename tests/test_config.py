@@ -59,10 +59,11 @@ class Mine:
 
 @pytest.fixture(autouse=True)
 def environment(tmp_path, monkeypatch):
-    """An environment without settings, and a path for the file that is not there yet."""
+    """An environment without settings, and an empty file of them."""
     for name in list(os.environ):
         if name.startswith("ACTIVESTORE_") and not name.startswith("ACTIVESTORE_CACHE"):
             monkeypatch.delenv(name)
+    (tmp_path / "config.toml").touch()
     monkeypatch.setenv("ACTIVESTORE_CONFIG", str(tmp_path / "config.toml"))
 
 
@@ -244,7 +245,7 @@ class TestBackend:
     @pytest.mark.parametrize("given", [{"backend_options": {"y": 1}}, {"backend": "posix", "server": "https://mine.example"}])
     def test_what_means_nothing_to_the_backend_is_refused(self, tmp_path, given):
         write_sample(tmp_path / "tas.nc")
-        with pytest.raises(ConfigurationError, match=r"= \(--.*\) has no effect: the backend 'posix' computes here"):
+        with pytest.raises(ConfigurationError, match="= has no effect: the backend 'posix' computes here"):
             Active(tmp_path / "tas.nc", "tas", **given)
         active = Active(tmp_path / "tas.nc", "tas")
         with pytest.raises(ConfigurationError, match="has no effect: the backend 'posix' computes here"):
@@ -299,23 +300,32 @@ class TestRoutes:
         assert choose("s3://other/a", {}).storage_options == {}
         assert choose("gs://other/a", {}).route is None
 
-    def test_the_file_may_be_absent_or_empty(self, write, tmp_path, monkeypatch):
+    def test_the_file_may_be_absent_or_empty(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("platformdirs.user_config_path", lambda _: tmp_path)
+        for given in (None, "", os.devnull, str(tmp_path / "config.toml")):
+            monkeypatch.delenv("ACTIVESTORE_CONFIG") if given is None else monkeypatch.setenv("ACTIVESTORE_CONFIG", given)
+            assert config_file().present
+            assert config_file().routes == ()
+            assert resolve(URI, {})[0] == Settings()
+        (tmp_path / "config.toml").unlink()
+        monkeypatch.delenv("ACTIVESTORE_CONFIG")
         assert config_file() == config.ConfigFile(str(tmp_path / "config.toml"), present=False)
-        write("")
-        assert config_file().present
-        assert config_file().routes == ()
-        monkeypatch.setenv("ACTIVESTORE_CONFIG", str(write("") / "below"))
-        assert not config_file().present
-        monkeypatch.setenv("ACTIVESTORE_CONFIG", os.devnull)
-        assert resolve(URI, {})[0] == Settings()
+
+    @pytest.mark.parametrize("name", ["nothing.toml", "config.toml/below"])
+    def test_a_file_that_is_named_has_to_be_there(self, tmp_path, monkeypatch, name):
+        monkeypatch.setenv("ACTIVESTORE_CONFIG", str(tmp_path / name))
+        assert refusal() == f"{tmp_path / name}: is not there, and ACTIVESTORE_CONFIG names it; correct the name, or unset it"
 
     def test_the_file_is_in_the_users_config_folder(self, monkeypatch):
         import platformdirs
 
         monkeypatch.delenv("ACTIVESTORE_CONFIG")
         assert config_file().path == str(platformdirs.user_config_path("activestore") / "config.toml")
-        monkeypatch.setenv("ACTIVESTORE_CONFIG", "~/mine.toml")
-        assert config_file().path == os.path.expanduser("~/mine.toml")
+
+    def test_its_name_may_begin_with_that_of_the_users_folder(self, write, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("ACTIVESTORE_CONFIG", "~/config.toml")
+        assert config_file().path == str(write("workers = 3"))
 
     def test_it_is_parsed_once_for_each_state(self, write, monkeypatch):
         import tomllib
@@ -330,7 +340,7 @@ class TestRoutes:
         os.utime(path, ns=(1, 1))
         assert resolve(URI, {})[0].workers == 4
         assert len(parsed) == 2
-        path.unlink()
+        path.write_text("")
         assert resolve(URI, {})[0].workers is None
 
     def test_from_many_threads(self, write):
@@ -656,7 +666,10 @@ class TestCommand:
     def rows(out):
         return {line.split()[0]: line.split(maxsplit=2)[1:] for line in out.splitlines() if len(line.split()) > 1}
 
-    def test_without_a_file(self, run, tmp_path, plugins):
+    def test_without_a_file(self, run, tmp_path, plugins, monkeypatch):
+        monkeypatch.setattr("platformdirs.user_config_path", lambda _: tmp_path)
+        monkeypatch.delenv("ACTIVESTORE_CONFIG")
+        (tmp_path / "config.toml").unlink()
         out, _ = run()
         assert "posix" in out
         assert "route" not in out

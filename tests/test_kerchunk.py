@@ -420,7 +420,7 @@ def test_damaged_parquet(parquet):
 
 def test_parquet_without_fastparquet(parquet, monkeypatch):
     monkeypatch.setitem(sys.modules, "fastparquet", None)
-    with pytest.raises(UnsupportedError, match=r"pip install 'activestore\[kerchunk\]'"):
+    with pytest.raises(UnsupportedError, match=r"pip install '.\[kerchunk\]'"):
         Active(parquet, "x").sum()
 
 

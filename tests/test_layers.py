@@ -29,6 +29,8 @@ RANKS = {
     "http_source": 4,
     "fsspec_source": 4,
     "fsspec_errors": 2,
+    "fsspec_options": 2,
+    "command_words": 0,
     "fsspec_place": 3,
     "object_sources": 4,
     "source": 5,

@@ -45,8 +45,8 @@ def trace(array: Array) -> Pieces:
     reader = _Reader(dict(array.__dask_graph__()))
     try:
         traced = _joined_blocks(array, reader, ())
-    except RecursionError as error:
-        raise UntraceableError("the Dask graph has too many layers") from error
+    except RecursionError:
+        raise UntraceableError("the Dask graph has too many layers") from None
     for piece in traced.pieces:
         if piece.leaf.dtype != array.dtype:
             raise UntraceableError(f"the Dask array is of {array.dtype}, what it reads is of {piece.leaf.dtype}")

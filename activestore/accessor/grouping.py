@@ -139,9 +139,9 @@ def _of_labels(array: Grouped, group: Any, groupers: Mapping[str, Any]) -> Group
         raise SelectionError(f"groups are made along a coordinate; make {keys[0]!r} one first: ds.set_coords({keys[0]!r})")
     try:
         along = array[keys[0]] if isinstance(keys[0], str) else keys[0]
-    except _OF_XARRAY as error:
+    except _OF_XARRAY:
         known = ", ".join(repr(str(name)) for name in array.coords) or "none"
-        raise SelectionError(f"{keys[0]!r} is no coordinate, or part of one, to make groups of; there are: {known}") from error
+        raise SelectionError(f"{keys[0]!r} is no coordinate, or part of one, to make groups of; there are: {known}") from None
     dims = getattr(along, "dims", None)
     if dims is None or len(dims) != 1 or dims[0] not in array.dims:
         raise SelectionError(f"groups are made along one of the dimensions {tuple(array.sizes)}; this is {_shown(along)}")
@@ -192,7 +192,7 @@ def _grouping(array: Grouped, dim: Hashable, regroup: Callable[[Grouped], Any]) 
         found = grouped.reduce(np.min) if is_small else grouped.min()
         least = np.asarray(found.values, np.float64)
     except _OF_XARRAY as error:
-        raise SelectionError(f"xarray cannot make these groups, or cannot tell whose they are: {error}") from error
+        raise SelectionError(f"xarray cannot make these groups, or cannot tell whose they are: {error}") from None
     owner = {int(position): number for number, position in enumerate(least.tolist()) if position == position}
     labels = np.full(length, -1, np.int64)
     for inside in groups:

@@ -6,6 +6,8 @@ from activestore.errors import UntraceableError
 
 __all__ = ["InMemoryError", "OnlyXarrayError"]
 
+_IN_MEMORY = "its values are in memory already: they were read, or are what came of arithmetic, as in (ds.t - 273.15).active"
+
 
 class OnlyXarrayError(UntraceableError):
     """They are those of a file, and only xarray can read them, or make values of what is stored."""
@@ -14,6 +16,6 @@ class OnlyXarrayError(UntraceableError):
 class InMemoryError(UntraceableError):
     """They are in memory already, of this process or of a cluster."""
 
-    def __init__(self, message: str = "its values are in memory already") -> None:
+    def __init__(self, message: str = _IN_MEMORY) -> None:
         """Say so."""
         super().__init__(message)

@@ -104,8 +104,8 @@ def indexed(array: Pieces, key: Any) -> Pieces:  # Any: whatever is an index
             return Pieces((piece,), None, piece.shape)
         chosen = _chosen(array.lengths, parts[array.dim])
         pieces = tuple(array.pieces[i].at([*parts[: array.dim], part, *parts[array.dim + 1 :]]) for i, part in chosen)
-    except (IndexError, TypeError, ValueError) as error:
-        raise UntraceableError(f"the index {key!r} does not fit the shape {array.shape}") from error
+    except (IndexError, TypeError, ValueError):
+        raise UntraceableError(f"the index {key!r} does not fit the shape {array.shape}") from None
     dropped = sum(isinstance(part, int) for part in parts[: array.dim])
     return _side_by_side(pieces, array.dim - dropped)
 

@@ -106,12 +106,13 @@ class Query:
         try:
             return trace(self.array.variable)
         except OnlyXarrayError as error:
-            raise OnlyXarrayError(f"{name}: {error}, so it has to be read before it can be reduced") from error
+            raise OnlyXarrayError(f"{name}: {error}, so it has to be read before it can be reduced") from None
         except UntraceableError as error:
             raise type(error)(
                 f"{name}: {error}, so it cannot be reduced where the data are; open the file with xr.open_dataset(path, "
-                "engine='activestore'), reduce with .active first and compute afterwards, or leave out .active"
-            ) from error
+                "engine='activestore'), reduce with .active first and compute afterwards, as in ds.t.active.mean() - 273.15, "
+                "or leave out .active"
+            ) from None
 
     def located(self) -> Traced | xr.DataArray:
         """Return where the values come from; where xarray has to reduce them, the array instead, as the condition leaves it.
@@ -230,7 +231,7 @@ class Query:
         except (TypeError, ValueError) as error:
             if array.dtype.kind in "biuf" or isinstance(error, ActivestoreError):
                 raise
-            raise NotNumericError(f"{self}: holds {array.dtype}, of which there is no {method.name} ({error})") from error
+            raise NotNumericError(f"{self}: holds {array.dtype}, of which there is no {method.name} ({error})") from None
 
     def _as_grouped(
         self,

@@ -18,7 +18,7 @@ from activestore.accessor.hdf5_contents import Described, Description, describe
 from activestore.accessor.lazy_array import LazyArray
 from activestore.accessor.stored_array import StoredArray, StoredFile
 from activestore.core import classic
-from activestore.core.hdf5 import group_names, load_plugins, read_dataset
+from activestore.core.hdf5 import cannot_open, dangling_links, group_names, load_plugins, open_hdf5, read_dataset
 from activestore.core.hdf5_turn import hdf5_turn
 from activestore.core.metadata import is_classic
 from activestore.core.objects import ObjectSource
@@ -131,7 +131,7 @@ def _all_groups(file: StoredFile, source: Source, top: str) -> dict[str, Content
             for name in _groups(store.ds):
                 found[name] = _group_contents(file, name, H5NetCDFStore(store._manager, group=f"/{name}", mode="r", lock=False))
         except ValueError as error:
-            raise _odd_dimensions(source, error) from error
+            raise _odd_dimensions(source, error) from None
         return found
 
 
@@ -189,22 +189,33 @@ def _opened(source: Source, group: str | None) -> Iterator[Any]:  # Any: xarray'
                 store = H5NetCDFStore(opened, group=group, mode="r", lock=False)
                 _ = store.ds
             except ValueError as error:
-                raise _odd_dimensions(source, error) from error
-            except OSError as error:
+                raise _odd_dimensions(source, error) from None
+            except OSError:
                 groups = ", ".join(group_names(source)[1:]) or "none"
-                raise GroupNotFoundError(f"{source.uri}: no group {group!r}; there are: {groups}") from error
+                raise GroupNotFoundError(f"{source.uri}: no group {group!r}; there are: {groups}") from None
             yield store
     except ActivestoreError:
         raise
     except (KeyError, OSError, RuntimeError) as error:
-        raise SourceError(f"{source.uri}: the HDF5 library cannot open it ({error}); is it cut off or damaged?") from error
+        raise _refusal(source, error) from None
+
+
+def _refusal(source: Source, error: Exception) -> SourceError:
+    """Return why a file cannot be read: a link that leads nowhere is enough for h5netcdf."""
+    if isinstance(error, KeyError):
+        with open_hdf5(source) as file:
+            nowhere = next(iter(dangling_links(file).items()), None)
+        if nowhere is not None:
+            what = f"{nowhere[0]!r} is a link to {nowhere[1]}, which is not there"
+            return SourceError(f"{source.uri}: {what}, and xarray cannot read the file with it; open its variables with Active")
+    return cannot_open(source.uri, error)
 
 
 def _file(source: Source) -> h5netcdf.File:
     try:
         return with_room(lambda: h5netcdf.File(source.for_hdf5(), "r", phony_dims="access", decode_vlen_strings=True))
     except ValueError as error:
-        raise _odd_dimensions(source, error) from error
+        raise _odd_dimensions(source, error) from None
 
 
 def _odd_dimensions(source: Source, error: Exception) -> _DimensionsError:

@@ -281,7 +281,7 @@ def checked_weights(array: xr.DataArray | xr.Dataset, weights: xr.DataArray) -> 
     try:
         xr.align(array.coords.to_dataset(), weights, join="exact", copy=False)
     except ValueError as error:
-        raise SelectionError(f"the weights are not for the same coordinates as the data: {error}") from error
+        raise SelectionError(f"the weights are not for the same coordinates as the data: {error}") from None
     if any(weights.sizes[dim] != array.sizes[dim] for dim in weights.dims):
         raise SelectionError(f"the weights have the lengths {dict(weights.sizes)}, the data have {dict(array.sizes)}")
     if bool(weights.isnull().any()):

@@ -17,7 +17,7 @@ from activestore.core.hdf5_turn import hdf5_turn
 from activestore.core.kernel import reduce_chunk, reduce_stored, reduce_values, wanted_part
 from activestore.core.task import Array, ChunkPartial, ChunkTask
 from activestore.core.variable import ReadableSource
-from activestore.errors import ActivestoreError, CorruptChunkError, UnsupportedError
+from activestore.errors import ActivestoreError, CorruptChunkError, UnsupportedError, to_install
 from activestore.forking import keep_unused, renew_after_fork
 from activestore.hookspecs import hookimpl
 
@@ -106,7 +106,7 @@ class PosixBackend:
             except ActivestoreError:
                 raise
             except (OSError, RuntimeError) as error:
-                raise _hdf5_error(task, error) from error
+                raise _hdf5_error(task, error) from None
         # h5py makes truth values of an enumeration of FALSE and TRUE, however wide; all else has the stored bytes.
         viewed = read.ndim and read.dtype.kind != "b"
         stored = np.ascontiguousarray(read).view(whole.dtype) if viewed else np.asarray(read, whole.dtype)
@@ -132,7 +132,7 @@ def _hdf5_error(task: ChunkTask, error: Exception) -> CorruptChunkError | Unsupp
         named = " and ".join(repr(codec.id) for codec in missing)
         return UnsupportedError(
             f"{task.describe()}: nothing installed can undo the filter {named}; "
-            "pip install 'activestore[codecs]', or the HDF5 plugin of that filter"
+            f"{to_install('codecs')}, or the HDF5 plugin of that filter"
         )
     return CorruptChunkError(f"{task.describe()}: the HDF5 library cannot read it through {names or 'its layout'}: {error}")
 

@@ -253,12 +253,12 @@ def read_header(source: ReadableSource) -> Header:
         (data,) = source.read_ranges([(0, size)])
         try:
             return _parse(data, source)
-        except _CutOffError as error:
+        except _CutOffError:
             if len(data) < size or size >= _MAX_HEADER:
-                raise SourceError(f"{source.uri}: the netCDF header is cut off after {len(data)} bytes") from error
+                raise SourceError(f"{source.uri}: the netCDF header is cut off after {len(data)} bytes") from None
             size *= 8
         except (ValueError, KeyError, IndexError, OverflowError) as error:
-            raise SourceError(f"{source.uri}: the netCDF header is damaged: {error}") from error
+            raise SourceError(f"{source.uri}: the netCDF header is damaged: {error}") from None
 
 
 def _parse(data: bytes, source: ReadableSource) -> Header:

@@ -184,7 +184,7 @@ def _undone(raw: Buffer, steps: tuple[_Step, ...], nbytes: int) -> Buffer:
         try:
             raw = undo(raw, codec, MAX_CHUNK_BYTES if size is None else size)
         except _DECODING_ERRORS as error:
-            raise CorruptChunkError(f"{codec.id} cannot decode it: {error}") from error
+            raise CorruptChunkError(f"{codec.id} cannot decode it: {error}") from None
         if size is not None and len(raw) != size:
             raise CorruptChunkError(f"{codec.id} gives {len(raw)} bytes of it where {size} were written")
     if len(raw) != nbytes:
@@ -238,7 +238,7 @@ def decode_unsized(raw: Buffer, codecs: tuple[Codec, ...], most: int) -> Buffer:
         try:
             raw = _UNSIZED[last](raw, most)
         except _DECODING_ERRORS as error:
-            raise CorruptChunkError(f"{last} cannot decode it: {error}") from error
+            raise CorruptChunkError(f"{last} cannot decode it: {error}") from None
         codecs = codecs[:-1]
     if len(raw) > most:
         raise CorruptChunkError(f"it has more than the {most} bytes that a chunk may have")
@@ -313,7 +313,7 @@ def _deflated(function: str, kind: int, raw: Buffer, size: int) -> Buffer:
     try:
         inflated: Buffer = getattr(deflate, function)(raw, size)
     except deflate.DeflateError as error:
-        raise ValueError(str(error) or "the compressed data are damaged") from error
+        raise ValueError(str(error) or "the compressed data are damaged") from None
     return inflated
 
 
@@ -404,11 +404,11 @@ def _verify_fletcher32(raw: Buffer, codec: Codec, size: int) -> Buffer:
     view = memoryview(raw)
     try:
         numcodecs.fletcher32.Fletcher32().decode(raw)
-    except RuntimeError as error:
+    except RuntimeError:
         # HDF5 before 1.6.3 swapped the bytes of each half on little-endian machines; the library accepts either.
         own, stored = bytes(numcodecs.fletcher32.Fletcher32().encode(view[:-4])[-4:]), bytes(view[-4:])
         if stored != bytes((own[1], own[0], own[3], own[2])):
-            raise ValueError("the checksum is not that of the bytes") from error
+            raise ValueError("the checksum is not that of the bytes") from None
     return view[:-4]
 
 
@@ -466,7 +466,7 @@ def _unlzma(raw: Buffer, codec: Codec, size: int) -> Buffer:
         expander = lzma.LZMADecompressor(memlimit=_LZMA_MEMORY)
         data = expander.decompress(bytes(raw), size + 1)
     except lzma.LZMAError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(str(error)) from None
     if not expander.eof and len(data) <= size:
         raise ValueError("the compressed data are cut off")
     return data

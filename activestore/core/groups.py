@@ -123,7 +123,7 @@ def _labels(given: object, length: int, name: str) -> tuple[npt.NDArray[np.int64
     try:
         array = np.asarray(labels)
     except ValueError as error:
-        raise SelectionError(f"by: the labels of {name!r} are no sequence of integers ({error})") from error
+        raise SelectionError(f"by: the labels of {name!r} are no sequence of integers ({error})") from None
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         what = f"an array of {array.dtype} of {array.ndim} dimensions"
         raise SelectionError(f"by: the labels of {name!r} are {what}; give one integer for each position")

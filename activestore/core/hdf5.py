@@ -41,11 +41,13 @@ from activestore.core.variable import (
     unwritten_table,
 )
 from activestore.descriptors import FULL, is_full, with_room
-from activestore.errors import ActivestoreError, NotNumericError, SourceError, UnsupportedError
+from activestore.errors import ActivestoreError, NotNumericError, SourceError, UnsupportedError, VariableNotFoundError
 
 __all__ = [
     "DAMAGE",
+    "cannot_open",
     "damage_named",
+    "dangling_links",
     "find_dataset",
     "group_names",
     "hdf5_file",
@@ -90,9 +92,23 @@ def hdf5_file(source: ReadableSource) -> h5py.File:
     except ActivestoreError:
         raise
     except OSError as error:
-        if is_full(error):
-            raise SourceError(f"{source.uri}: {FULL}") from error
-        raise SourceError(f"{source.uri}: the HDF5 library cannot open it ({error}); is it cut off or damaged?") from error
+        raise cannot_open(source.uri, error) from None
+
+
+def cannot_open(uri: str, error: Exception) -> SourceError:
+    """Return what the HDF5 library has against a file: another program writes to it, or it is damaged."""
+    if is_full(error):
+        return SourceError(f"{uri}: {FULL}")
+    if isinstance(error, BlockingIOError) or "unable to lock file" in str(error):
+        return SourceError(
+            f"{uri}: another program has it open for writing, and has locked it; try again once it is closed, or read a copy"
+        )
+    if "consistency flags" in str(error):
+        return SourceError(
+            f"{uri}: is marked as open for writing: another program writes to it, or ended while it did; try again when it has "
+            "been closed, or clear the mark with h5clear -s"
+        )
+    return SourceError(f"{uri}: the HDF5 library cannot open it ({error}); is it cut off or damaged?")
 
 
 DAMAGE = (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError, struct.error)
@@ -111,7 +127,7 @@ def damage_named(uri: str, what: str) -> Iterator[None]:
     except ActivestoreError:
         raise
     except DAMAGE as error:
-        raise SourceError(f"{uri}: {what} cannot be read ({error}); is it damaged?") from error
+        raise SourceError(f"{uri}: {what} cannot be read ({error}); is it damaged?") from None
 
 
 @cache
@@ -197,7 +213,30 @@ def find_dataset(file: h5py.File, uri: str, name: str) -> h5py.Dataset:
             if place_of(node.id)[0] != place_of(file.id)[0]:
                 raise UnsupportedError(f"{uri}: {name!r} is a link into {node.file.filename}; open that file instead")
             return node
+    leads = dangling_link(file, name.strip("/"))
+    if leads is not None:
+        raise VariableNotFoundError(f"{uri}: {name!r} is a link to {leads}, which is not there")
     raise no_such_variable(uri, name, list(_names(file, "", (file.id,))))
+
+
+def dangling_link(group: h5py.Group, name: str) -> str | None:
+    """Return where a link leads behind which there is nothing; None for what is there, and for what is no link."""
+    link = group.get(name, getlink=True) if name else None
+    if not isinstance(link, (h5py.SoftLink, h5py.ExternalLink)) or group.get(name) is not None:
+        return None
+    return link.path if isinstance(link, h5py.SoftLink) else f"{link.path} of {link.filename}"
+
+
+def dangling_links(group: h5py.Group, above: tuple[object, ...] = ()) -> dict[str, str]:
+    """Return the links of a group, and of those in it, behind which there is nothing, and where they lead."""
+    found = {}
+    for key in group:
+        leads, linked = dangling_link(group, key), group.get(key, getlink=True)
+        if leads is not None:
+            found[f"{group.name.strip('/')}/{key}".strip("/")] = leads
+        elif isinstance(linked, h5py.HardLink) and group.get(key, getclass=True) is h5py.Group and group.id not in above:
+            found |= dangling_links(group[key], (*above, group.id))
+    return found
 
 
 def _variable(file: h5py.File, dataset: h5py.Dataset, source: ReadableSource, name: str) -> Variable:
@@ -215,7 +254,7 @@ def _numeric_dtype(dataset: h5py.Dataset, uri: str, name: str) -> np.dtype[np.ge
     try:
         dtype: np.dtype[np.generic] = number_type(dataset.id).dtype
     except (KeyError, TypeError) as error:
-        raise NotNumericError(f"{uri}: {name!r} holds values of a type that NumPy does not have ({_word(error)})") from error
+        raise NotNumericError(f"{uri}: {name!r} holds values of a type that NumPy does not have ({_word(error)})") from None
     if dataset.shape is not None and dtype.kind in "iuf" and dtype.itemsize <= 8:
         return np.dtype(dtype.str)
     what = f"values of the type {dtype}"

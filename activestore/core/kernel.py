@@ -62,7 +62,7 @@ def decode_chunk(raw: Buffer, task: ChunkTask) -> Array:
     try:
         return _wanted(_decoder(task, task.nbytes)(raw), task)
     except CorruptChunkError as error:
-        raise CorruptChunkError(f"{task.describe()}: {error}") from error
+        raise CorruptChunkError(f"{task.describe()}: {error}") from None
 
 
 def decode_pieces(raw: Sequence[Buffer], task: ChunkTask) -> Array:
@@ -84,7 +84,7 @@ def decode_pieces(raw: Sequence[Buffer], task: ChunkTask) -> Array:
         try:
             decoder.into(one, decoded[i])
         except CorruptChunkError as error:
-            raise CorruptChunkError(f"{task.describe(i)}: {error}") from error
+            raise CorruptChunkError(f"{task.describe(i)}: {error}") from None
     return _wanted(decoded.data, task)
 
 
@@ -93,7 +93,7 @@ def _decoder(task: ChunkTask, nbytes: int) -> Decoder:
     try:
         return Decoder(task.codecs, nbytes)
     except UnsupportedError as error:
-        raise UnsupportedError(f"{task.describe()}: {error}") from error
+        raise UnsupportedError(f"{task.describe()}: {error}") from None
 
 
 def _check_size(raw: Buffer, size: int, task: ChunkTask, piece: int = 0) -> None:

@@ -473,6 +473,6 @@ def find_reduction(given: str | Reduction) -> Reduction:
     """
     if isinstance(given, Reduction):
         return given
-    if given not in REDUCTIONS:
+    if not isinstance(given, str) or given not in REDUCTIONS:
         raise ReductionError(f"no reduction {given!r}; there are {', '.join(sorted(REDUCTIONS))}, or a Reduction of your own")
     return REDUCTIONS[given]

@@ -123,7 +123,7 @@ def _indexed(positions: Positions, item: Any, axis: int) -> tuple[Positions, boo
         try:
             return positions[item], False
         except (TypeError, ValueError) as error:
-            raise SelectionError(f"axis {axis}: {_shown(item)} is not a slice of integers ({error})") from error
+            raise SelectionError(f"axis {axis}: {_shown(item)} is not a slice of integers ({error})") from None
     array = np.asarray(item)
     if array.dtype.kind == "b":
         if array.shape != (length,):
@@ -143,8 +143,8 @@ def _indexed(positions: Positions, item: Any, axis: int) -> tuple[Positions, boo
 def _position(item: Any, length: int, axis: int) -> int:  # Any: one part of an index
     try:
         position = operator.index(item)
-    except TypeError as error:
-        raise SelectionError(f"axis {axis}: {item!r} is neither an integer, a slice, a mask nor a list of integers") from error
+    except TypeError:
+        raise SelectionError(f"axis {axis}: {item!r} is neither an integer, a slice, a mask nor a list of integers") from None
     if not -length <= position < length:
         raise SelectionError(f"axis {axis}: position {position} is outside its {length} positions")
     return position % length

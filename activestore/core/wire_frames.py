@@ -247,8 +247,8 @@ def _json(raw: bytes, task: ChunkTask) -> dict[str, Any]:  # Any: JSON
     """
     try:
         header = json.loads(b"{" + raw)
-    except (ValueError, RecursionError) as error:
-        raise WireError(f"the header of task {task.sequence} is not JSON") from error
+    except (ValueError, RecursionError):
+        raise WireError(f"the header of task {task.sequence} is not JSON") from None
     if not isinstance(header, dict):
         raise WireError(f"the header of task {task.sequence} is not one")
     return header

@@ -98,8 +98,8 @@ def _fill(given: object, dtype: np.dtype[Any]) -> bytes:
     digits = text(given, "fill")
     try:
         fill = bytes.fromhex(digits)
-    except ValueError as error:
-        raise WireError("fill is not hexadecimal") from error
+    except ValueError:
+        raise WireError("fill is not hexadecimal") from None
     if len(fill) != dtype.itemsize:
         refuse("fill", f"has {len(fill)} bytes where the type has {dtype.itemsize}")
     return fill

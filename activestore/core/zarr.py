@@ -284,7 +284,7 @@ def _parsed_named(source: ObjectSource, key: str, data: bytes) -> _Document:
     try:
         return _parsed(data)
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{source.uri}: {key} cannot be read ({error}); is it damaged?") from error
+        raise SourceError(f"{source.uri}: {key} cannot be read ({error}); is it damaged?") from None
 
 
 @lru_cache(maxsize=64)

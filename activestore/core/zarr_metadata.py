@@ -98,7 +98,7 @@ def describe(uri: str, name: str, document: object, attrs: object, *, version: i
         dtype = _dtype_v2(given) if version == 2 else _dtype_v3(given)
         dims = _dims(shape, document, attrs)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise _damaged(uri, name, error) from error
+        raise _damaged(uri, name, error) from None
     hidden = (_DIMENSIONS, "_NCZARR_ARRAY", "_nczarr_array", "_NCZARR_ATTR", "_nczarr_attr")
     kept = {str(key): value for key, value in attrs.items() if key not in hidden}
     return ArrayDocument(name, version, document, shape, dims, dtype, _type_name(given), kept)
@@ -115,9 +115,9 @@ def numeric_array(uri: str, array: ArrayDocument, dtype: np.dtype[np.generic]) -
         found = _numeric_v2(array, dtype) if array.format == 2 else _numeric_v3(array, dtype)
         return _as_a_whole(found) if _is_whole(array, found) else _checked_size(found)
     except UnsupportedError as error:
-        raise UnsupportedError(f"{uri}: {array.name!r} has {error}; read it with the zarr package") from error
+        raise UnsupportedError(f"{uri}: {array.name!r} has {error}; read it with the zarr package") from None
     except (ValueError, TypeError, KeyError, OverflowError, struct.error) as error:
-        raise _damaged(uri, array.name, error) from error
+        raise _damaged(uri, array.name, error) from None
 
 
 def _is_whole(array: ArrayDocument, found: ZarrArray) -> bool:

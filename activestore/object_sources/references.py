@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from activestore.core.objects import ChunkKeys
 from activestore.core.variable import ReadableSource
-from activestore.errors import SourceError, UnsupportedError
+from activestore.errors import SourceError, UnsupportedError, to_install
 from activestore.object_sources.zarr import MAX_METADATA, ObjectStore, ZarrSource
 
 __all__ = ["JsonReferences", "ParquetReferences", "Reference", "References", "is_parquet", "read_json", "read_parquet"]
@@ -109,7 +109,7 @@ class JsonReferences:
         except (ValueError, RecursionError) as error:
             raise SourceError(
                 f"{uri}: is neither netCDF nor HDF5, and as JSON cannot be read ({error}); is it cut off?"
-            ) from error
+            ) from None
         refs = document.get("refs") if isinstance(document, dict) else None
         templates: object = {}
         if isinstance(refs, dict):
@@ -203,7 +203,7 @@ def _inline(text: str, uri: str, key: str) -> bytes:
     try:
         return base64.b64decode(text[7:], validate=True)
     except (binascii.Error, ValueError) as error:
-        raise SourceError(f"{uri}: the reference {key!r} is damaged: {error}") from error
+        raise SourceError(f"{uri}: the reference {key!r} is damaged: {error}") from None
 
 
 class ParquetReferences:
@@ -221,7 +221,7 @@ class ParquetReferences:
             document = json.loads(data)
             self._rows, self._documents = document["record_size"], document["metadata"]
         except (ValueError, RecursionError, LookupError, TypeError) as error:
-            raise SourceError(f"{store.uri}: .zmetadata cannot be read ({error}); is it damaged?") from error
+            raise SourceError(f"{store.uri}: .zmetadata cannot be read ({error}); is it damaged?") from None
         if type(self._rows) is not int or not 0 < self._rows <= _MOST_ROWS or not isinstance(self._documents, dict):
             raise SourceError(f"{store.uri}: .zmetadata claims {str(self._rows)[:40]} references a file; is it damaged?")
 
@@ -302,7 +302,7 @@ def _parquet_columns(data: bytes, what: str, most: int) -> dict[str, Any]:
     try:
         import fastparquet  # noqa: PLC0415  # optional, and slow to import
     except ImportError as error:
-        raise UnsupportedError(f"{what}: needs {error.name}: pip install 'activestore[kerchunk]'") from error
+        raise UnsupportedError(f"{what}: needs {error.name}: {to_install('kerchunk')}") from None
     names = ("path", "offset", "size", "raw")
     try:
         file = fastparquet.ParquetFile(io.BytesIO(data))
@@ -310,7 +310,7 @@ def _parquet_columns(data: bytes, what: str, most: int) -> dict[str, Any]:
         there = [name for name in names if name in file.columns]
         frame = file.to_pandas(columns=there)
         found = {name: frame[name].to_numpy(dtype=object) for name in there}
-    except Exception as error:  # whatever damaged bytes lead to
-        raise SourceError(f"{what}: cannot be read ({type(error).__name__}: {str(error)[:80]}); is it damaged?") from error
+    except Exception as error:  # noqa: BLE001  # whatever damaged bytes lead to
+        raise SourceError(f"{what}: cannot be read ({type(error).__name__}: {str(error)[:80]}); is it damaged?") from None
     none = np.full(rows, None, object)
     return {name: found.get(name, np.zeros(rows, np.int64) if name in ("offset", "size") else none) for name in names}

@@ -71,13 +71,13 @@ def parse_batch(body: bytes, login: Login | None, settings: ServerSettings) -> B
     try:
         given = loads(body)
     except ValueError as error:
-        raise _invalid(str(error)) from error
+        raise _invalid(str(error)) from None
     if not isinstance(given, dict) or set(given) != {"source", "tasks"}:
         raise _invalid("it has to be a map of 'source' and 'tasks'")
     try:
         tasks = tasks_from_json(given["tasks"], largest_chunk=settings.largest_chunk, most_tasks=settings.most_tasks)
     except WireError as error:
-        raise _invalid(f"tasks: {error}") from error
+        raise _invalid(f"tasks: {error}") from None
     place, costs = _place(given["source"], login), _costs(tasks)
     _check_amount([cost.largest for cost in costs], settings.largest_chunk)
     return Batch(place, tuple(tasks), tuple(_grouped(tasks, costs)))

@@ -178,7 +178,7 @@ def _check_files(arguments: argparse.Namespace) -> None:
     except OSError as error:
         why = getattr(error, "reason", None) or error.strerror or type(error).__name__
         what = "are no certificate and its key in PEM, without a password"
-        raise ConfigurationError(f"--tls-cert {cert}, --tls-key {key}: {what} ({why})") from error
+        raise ConfigurationError(f"--tls-cert {cert}, --tls-key {key}: {what} ({why})") from None
 
 
 def _size(option: str, text: str | None) -> int | None:
@@ -208,7 +208,7 @@ def _token(path: str | None) -> str | None:
     try:
         token = os.environ.get(_TOKEN) if path is None else Path(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"--token-file {path}: cannot be read ({type(error).__name__})") from error
+        raise ConfigurationError(f"--token-file {path}: cannot be read ({type(error).__name__})") from None
     if token is not None and not re.fullmatch(r"[!-~]{16,1024}", token):
         where = _TOKEN if path is None else f"--token-file {path}"
         raise ConfigurationError(f"{where}: a token has 16 characters or more, and no spaces")
@@ -231,7 +231,7 @@ def _listening(host: str, port: int) -> socket.socket:
         why = (
             error.strerror if isinstance(error, socket.gaierror) else os.strerror(getattr(error, "errno", None) or errno.EINVAL)
         )
-        raise ConfigurationError(f"cannot listen on {host!r}, port {port}: {why}; choose another") from error
+        raise ConfigurationError(f"cannot listen on {host!r}, port {port}: {why}; choose another") from None
 
 
 def _warn(listening: socket.socket, settings: ServerSettings, *, secure: bool) -> None:

@@ -65,8 +65,8 @@ class Exchange:
         try:
             async with asyncio.timeout(self.limits.read_timeout):
                 return await self._whole_body(most)
-        except TimeoutError as error:
-            raise RequestError(408, f"the request was not here in full after {self.limits.read_timeout:g} s") from error
+        except TimeoutError:
+            raise RequestError(408, f"the request was not here in full after {self.limits.read_timeout:g} s") from None
 
     async def _whole_body(self, most: int) -> bytes:
         parts: list[bytes] = []
@@ -102,9 +102,9 @@ class Exchange:
                 await self._one({"type": "http.response.body", "body": bytes(body[:_PIECE]), "more_body": True})
                 body = body[_PIECE:]
             await self._one({**message, "body": bytes(body)} if "body" in message else message)
-        except TimeoutError as error:
+        except TimeoutError:
             await self.cut_off()
-            raise ClientGoneError from error
+            raise ClientGoneError from None
 
     async def cut_off(self) -> None:
         """End the connection, with what the client has not read yet.

@@ -71,7 +71,7 @@ def read_object(body: bytes, known: Iterable[str]) -> dict[str, object]:
         )
     except (ValueError, RecursionError) as error:
         where = f" ({error.msg} at character {error.pos})" if isinstance(error, json.JSONDecodeError) else ""
-        raise invalid("body", f"it is not JSON{where}") from error
+        raise invalid("body", f"it is not JSON{where}") from None
     if not isinstance(found, dict):
         raise invalid("body", "it is not a JSON object")
     for name in found:
@@ -156,8 +156,8 @@ def escaped(text: str, field: str, safe: str) -> str:
     """Return the text in ASCII, everything but letters, digits and what is `safe` percent-encoded."""
     try:
         return quote(text, safe=safe)
-    except UnicodeEncodeError as error:
-        raise invalid(field, "it is not Unicode") from error
+    except UnicodeEncodeError:
+        raise invalid(field, "it is not Unicode") from None
 
 
 def address(value: object, field: str, *, file: bool) -> str:
@@ -169,8 +169,8 @@ def address(value: object, field: str, *, file: bool) -> str:
     try:
         parts = urlsplit(text)
         port_fits = parts.port is None or parts.port > 0
-    except ValueError as error:
-        raise invalid(field, "it is not an address") from error
+    except ValueError:
+        raise invalid(field, "it is not an address") from None
     if file:
         if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
             raise invalid(field, "it must be file:///path")

@@ -136,8 +136,8 @@ async def in_thread(executor: Executor, function: Callable[..., _Found], *argume
     """
     try:
         running: Future[_Found] = executor.submit(function, *arguments)
-    except RuntimeError as error:
-        raise _stopping() from error
+    except RuntimeError:
+        raise _stopping() from None
     try:
         return await asyncio.shield(asyncio.wrap_future(running))
     except asyncio.CancelledError:

@@ -18,7 +18,7 @@ from activestore.core.missing import MANY
 from activestore.core.reductions import find_reduction
 from activestore.core.selection import Slice
 from activestore.core.task import Array, ChunkPartial, ChunkTask, TaskTemplate
-from activestore.errors import CorruptChunkError, SumOverflowError, UnsupportedError
+from activestore.errors import CorruptChunkError, SumOverflowError, UnsupportedError, to_install
 from activestore.server.failures import RequestError
 from activestore.server.request import COMPRESSIONS, ReduceRequest
 
@@ -121,9 +121,9 @@ def reduced(request: ReduceRequest, raw: bytes, *, largest_chunk: int) -> Answer
         return _answer(request, layout, values, reduce_values(values, task))
     except (CorruptChunkError, UnsupportedError) as error:
         # The kernel says of which file, variable and chunk it is; a request has no names for them.
-        raise _failure(str(error.__cause__ if isinstance(error.__cause__, type(error)) else error)) from error
-    except SumOverflowError as error:
-        raise _overflow(request.dtype) from error
+        raise _failure(str(error.__context__ if isinstance(error.__context__, type(error)) else error)) from None
+    except SumOverflowError:
+        raise _overflow(request.dtype) from None
 
 
 def _failure(why: str) -> RequestError:
@@ -140,7 +140,7 @@ def _codecs(request: ReduceRequest) -> tuple[Codec, ...]:
     if request.compression is not None:
         codecs += (Codec(COMPRESSIONS[request.compression], 0),)
     if not decodable(codecs):
-        advice = "its operator can add it: pip install 'activestore[codecs]'"
+        advice = f"its operator can add it: {to_install('codecs')}"
         raise RequestError(400, f"compression: this server does not have {request.compression}; {advice}")
     return codecs
 

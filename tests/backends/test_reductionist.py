@@ -637,7 +637,7 @@ class TestOpening:
 
     def test_what_is_missing_is_named(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "cbor2" else name)
-        with pytest.raises(BackendUnavailableError, match=r"cbor2 not installed: pip install 'activestore\[reductionist\]'"):
+        with pytest.raises(BackendUnavailableError, match=r"cbor2 not installed: pip install '.\[reductionist\]'"):
             active(path, "f4", "http://127.0.0.1:1").mean()
 
 

@@ -286,7 +286,7 @@ class TestPackages:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("starlette", "uvicorn") else found(name))
         assert cli.main(["serve", "--root", "."]) == 1
         said = capsys.readouterr().err
-        assert said == "activestore: error: serve needs starlette, uvicorn: pip install 'activestore[server]'\n"
+        assert said == "activestore: error: serve needs starlette, uvicorn: pip install '.[server]' in a clone of activestore\n"
 
     def test_every_one_that_the_server_imports_is_looked_for(self):
         code = (

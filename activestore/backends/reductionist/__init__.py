@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from activestore.core.backend import Backend, BackendOptions, BackendRecord
 from activestore.core.variable import ReadableSource
-from activestore.errors import BackendUnavailableError
+from activestore.errors import BackendUnavailableError, to_install
 from activestore.hookspecs import hookimpl
 
 __all__ = ["activestore_backends"]
@@ -18,7 +18,7 @@ __all__ = ["activestore_backends"]
 
 def _available() -> str | None:
     missing = [name for name in ("cbor2", "urllib3") if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(missing)} not installed: pip install 'activestore[reductionist]'" if missing else None
+    return f"{' and '.join(missing)} not installed: {to_install('reductionist')}" if missing else None
 
 
 def _open(source: ReadableSource, options: BackendOptions) -> Backend:

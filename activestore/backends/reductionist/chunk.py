@@ -198,7 +198,7 @@ class ChunkWork:
             if not fragile or (isinstance(error, ReductionistError) and error.status != 502):
                 raise
             self.dialect.saw_nan = True
-            raise self._unreliable("the connection is lost under min or max: NaN, probably") from error
+            raise self._unreliable("the connection is lost under min or max: NaN, probably") from None
         valid = reply.values[reply.count.reshape(reply.values.shape) > 0]
         if self._kind == "f":
             self._check_floats(name, valid)

@@ -140,7 +140,7 @@ class Server:
             try:
                 answer = self._sent(f"/{version}/_probe", b"{}", {}, most=FOR_ERRORS, retries=retries, of_lost=retries)
             except NoAnswerError as error:
-                raise BackendUnavailableError(self._advised(error)) from error
+                raise BackendUnavailableError(self._advised(error)) from None
             if answer.status == 404 and server_error(answer.body)[0]:
                 return version
             if answer.status != 404:
@@ -168,7 +168,7 @@ class Server:
             return decode(answer, expected)
         except ValueError as error:
             text = f"{where}: {self._shown} gives an answer that is damaged, or not Reductionist's: {error}"
-            raise ReductionistError(text, reason="a damaged answer", status=answer.status) from error
+            raise ReductionistError(text, reason="a damaged answer", status=answer.status) from None
 
     def answer(self, path: str, body: bytes, *, most: int, of_lost: int | None = None, where: str) -> Answer:
         """Return the server's answer to a request, of `most` bytes at most and not an error; parameters as for `ask`.
@@ -184,7 +184,7 @@ class Server:
         try:
             answer = self._sent(path, body, self._login, most=most, retries=retries, of_lost=lost)
         except NoAnswerError as error:
-            raise self._no_answer(error, where, counts=of_lost is None) from error
+            raise self._no_answer(error, where, counts=of_lost is None) from None
         if answer.status != 200:
             failure = failure_of(answer, self._origin, f"{where}: {self._shown}", self.options.token)
             harmless = is_about_a_field(failure) or is_too_much(failure)
@@ -312,7 +312,7 @@ def _kind(error: NoAnswerError) -> str:
     )
     if isinstance(error, AnswerTooLargeError):
         return "too large"
-    causes = list(_causes(error.__cause__))
+    causes = list(_causes(error.__context__))
     for kind, types in kinds:
         if any(isinstance(cause, types) for cause in causes):
             return kind

@@ -69,7 +69,7 @@ def open_backend(source: ReadableSource, options: BackendOptions) -> Backend:
         raise BackendUnavailableError(
             f"{source.uri}: a server cannot reach it; copy it to a store that the server reaches, or use backend='posix' "
             f"(an activestore server that sees the file can reduce it, but {error})"
-        ) from error
+        ) from None
     if extension is not None:
         return ExtensionBackend(source, options, extension, server=server)
     server.close()
@@ -187,10 +187,10 @@ class ExtensionBackend:
         """
         try:
             return self._asked(tasks)
-        except _TooMuchError as error:
+        except _TooMuchError:
             if len(tasks) == 1:
                 what = "a request larger than the server takes"
-                raise BackendRefusedError(f"{tasks[0].describe()}: needs {what}", reason=what) from error
+                raise BackendRefusedError(f"{tasks[0].describe()}: needs {what}", reason=what) from None
         found: list[ChunkPartial | BackendError] = []
         for half in (tasks[: len(tasks) // 2], tasks[len(tasks) // 2 :]):
             try:
@@ -208,8 +208,8 @@ class ExtensionBackend:
         """
         try:
             said = {"source": self._place, "tasks": tasks_to_json(tasks)}
-        except WireError as error:
-            raise _TooMuchError from error
+        except WireError:
+            raise _TooMuchError from None
         body = json.dumps(said, separators=(",", ":"), allow_nan=False).encode()
         if len(body) > self._most_bytes:
             raise _TooMuchError
@@ -238,7 +238,7 @@ class ExtensionBackend:
             found = frames_from_bytes(answer.body, tasks)
         except WireError as error:
             text = f"{where}: {public_address(self._server.address)} gives an answer that is damaged: {error}"
-            raise ReductionistError(text, reason="a damaged answer", status=answer.status) from error
+            raise ReductionistError(text, reason="a damaged answer", status=answer.status) from None
         return [self._cleaned(one) if isinstance(one, BackendError) else one for one in found]
 
     def _cleaned(self, error: BackendError) -> ReductionistError:
