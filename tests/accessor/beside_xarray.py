@@ -52,14 +52,18 @@ def units_in_the_last_place(values, dtype):
 
 
 class Reference:
-    """An array in memory, and what xarray makes of it."""
+    """An array in memory, or groups of it along a dimension, and what xarray makes of them."""
 
-    def __init__(self, array):
-        self.array = array
+    def __init__(self, array, groups=None):
+        self.array, self.groups = array, groups
         self.floating = array.dtype.kind == "f"
         self.wide = array.astype("f8") if self.floating and array.dtype != "f8" else array
         sizes = np.abs(array.values.astype("f8"))
         self.magnitude = float(np.max(sizes, where=np.isfinite(sizes), initial=0))
+
+    def reduced(self, array, method, dim, **options):
+        """Return what xarray's method gives of the array in some type."""
+        return getattr(array if self.groups is None else array.groupby(self.groups), method)(dim, **options)
 
     def assert_reduction(self, found, method, dim, **options):
         """Assert that `found` is what xarray's method gives.
@@ -72,12 +76,12 @@ class Reference:
         what = f"{method}({dim!r}, {options}) of {array.name} {dict(array.sizes)} {array.dtype}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # NumPy's, of moments of nothing
-            wanted = getattr(array, method)(dim, **options)
+            wanted = self.reduced(array, method, dim, **options)
             assert_like(found, wanted, what)
             if method in EXACT or wanted.dtype.kind != "f":
                 assert_values(found, wanted, 0, what)
                 return
-            wide = wanted if self.wide is array else getattr(self.wide, method)(dim, **options)
+            wide = wanted if self.wide is array else self.reduced(self.wide, method, dim, **options)
         cells = int(np.prod([array.sizes[one] for one in array.dims if one not in wanted.dims], dtype=object))
         with np.errstate(all="ignore"):
             cast = wide.values.astype(found.dtype)
