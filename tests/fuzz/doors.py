@@ -178,7 +178,7 @@ def _loaded(place: Place) -> xr.DataArray:
     for file, path in zip(place.files, place.paths, strict=True):
         engine = WRITERS[file.writer].engine
         with xr.open_dataset(str(path), engine=engine, **_keywords(file, engine)) as dataset:
-            arrays.append(dataset[NAME].compute())
+            arrays.append(dataset.compute()[NAME])
     return arrays[0] if len(arrays) == 1 else xr.concat(arrays, arrays[0].dims[0])
 
 

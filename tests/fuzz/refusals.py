@@ -8,9 +8,7 @@ from activestore.errors import ActivestoreError, SumOverflowError
 __all__ = ["REFUSALS", "refusal"]
 
 REFUSALS: Mapping[str, str] = {
-    "a type that is not reduced": r"holds float16|cannot be reduced",
     "positions along NaN, of nothing": r"arg(min|max) (finds no NaN|of no dimension|of nothing)",
-    "decoding that only xarray does": r"not exact in|in two types|scale or offset is|only xarray can|decoded more",
 }
 """Names, and what the message of each looks like."""
 
