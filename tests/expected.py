@@ -194,7 +194,7 @@ def check_dtype(name: str, found: np.dtype, values: np.dtype) -> None:
     elif name in {"any", "all"}:
         assert found == np.bool_
     elif name == "sum":
-        assert found == (np.float64 if values.kind == "f" else f"{values.kind}8")
+        assert found == (np.float64 if values.kind == "f" else np.int64 if values.kind == "b" else f"{values.kind}8")
     elif name != "ptp":
         assert found == np.float64
 

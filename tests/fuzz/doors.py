@@ -149,7 +149,7 @@ def _difference(ours: xr.DataArray, theirs: xr.DataArray, ask: Ask, name: str) -
     options = {} if ask.skipna or name in _NO_SKIPNA else {"skipna": False}
     reference, active = Reference(theirs, *groups[:1]), ours.active if ask.where is None else ours.active.where(ask.where)
     try:
-        reference.reduced(theirs, name, dims, **options)
+        reference.reduced(theirs, name, dims, **options).load()  # of Dask, where references are read
     except Exception:  # noqa: BLE001  # whatever xarray cannot
         return None
     try:

@@ -113,7 +113,8 @@ def _expected(name: str, row: np.ndarray, valid: np.ndarray) -> Any:
     wide = values.astype(np.longdouble)
     mean = wide.sum() / len(wide)
     variance = np.square(wide - mean).mean()
-    known = {"sum": wide.sum(), "mean": mean, "var": variance, "std": np.sqrt(variance), "ptp": values.max() - values.min()}
+    spread = 0 if values.dtype.kind == "b" else values.max() - values.min()
+    known = {"sum": wide.sum(), "mean": mean, "var": variance, "std": np.sqrt(variance), "ptp": spread}
     return float(known[name])
 
 

@@ -8,6 +8,7 @@ from activestore.errors import ActivestoreError, SumOverflowError
 __all__ = ["REFUSALS", "refusal"]
 
 REFUSALS: Mapping[str, str] = {
+    "differences of truth values, as NumPy": r"truth values have no difference",
     "positions along NaN, of nothing": r"arg(min|max) (finds no NaN|of no dimension|of nothing)",
 }
 """Names, and what the message of each looks like."""

@@ -1,5 +1,6 @@
 """A failing case without all that it does not need."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass, replace
@@ -14,8 +15,10 @@ _SIMPLER = {"values": ("two", "small"), "dtype": ("<f8", "<i4"), "door": ("activ
 
 
 def kind_of(fault: str) -> str:
-    """Return what faults of one kind have in common: door, and error or reduction."""
-    return ":".join(fault.split(":")[:2])
+    """Return what faults of one kind have in common: door, and error with what it says, or reduction."""
+    door, what, *said = fault.split(":")
+    words = re.sub(r"'[^']*'|[-+\w./]*\d[-+\w./]*", "", ":".join(said))[:80] if what.endswith("Error") else ""
+    return f"{door}:{what}:{words}" if words else f"{door}:{what}"
 
 
 def shrunk(case: Case, kind: Callable[[Case], str | None], *, seconds: float) -> Case:
@@ -32,7 +35,7 @@ def shrunk(case: Case, kind: Callable[[Case], str | None], *, seconds: float) ->
         for candidate in _smaller(case):
             if time.monotonic() > end:
                 return case
-            if candidate.files and candidate.asks and kind(candidate) == wanted:
+            if candidate.files and candidate.asks and all(ask.names for ask in candidate.asks) and kind(candidate) == wanted:
                 case, smaller = candidate, True
                 break
     return case

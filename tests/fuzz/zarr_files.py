@@ -218,7 +218,7 @@ def masked_by_json(attrs: dict[str, Any], numbers: np.ndarray, copy: Path, *, fi
                 variable.setncattr(name, _typed(name, attrs[name], base))
         if numbers.size:
             variable[...] = numbers.astype(base)
-    return masked(copy)
+    return masked(copy).astype(bool) if numbers.dtype.kind == "b" else masked(copy)
 
 
 def _unused(numbers: np.ndarray) -> np.generic:
