@@ -5,18 +5,19 @@ from __future__ import annotations
 import functools
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from activestore.accessor.obstacles import OnlyXarrayError
 from activestore.active import Active
-from activestore.core.missing import Missing
-from activestore.core.packing import TRUTH, Packing
+from activestore.core.missing import Missing, mask, read_missing, read_named_missing
+from activestore.core.packing import TRUTH, Packing, unpack
 
-__all__ = ["as_truth", "decoded"]
+__all__ = ["DefaultFill", "as_truth", "decoded", "default_fill"]
 
 _MOST_ALIKE = 1 << 12
 """How many integers that are the same float may be listed as missing."""
@@ -38,11 +39,47 @@ def decoded(active: Active, stored: np.dtype[Any], steps: Sequence[Any]) -> Acti
     Raises:
         OnlyXarrayError: One of them is none that the engine knows.
     """
+    decoding = _decoding(stored, steps)
+    return active.with_decoding(dtype=decoding.stored, missing=decoding.missing, packing=decoding.packing)
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultFill:
+    """netCDF's default fill value, as xarray makes a number of it, for which others take it for missing."""
+
+    value: float
+    """The number."""
+    extreme: str
+    """"min" or "max": where it shows among values that are not as far out."""
+
+
+def default_fill(attrs: Mapping[str, object], stored: np.dtype[Any], steps: Sequence[Any]) -> DefaultFill | None:
+    """Return the default fill value of a variable with these attributes; None if there is none, or xarray masks it too.
+
+    Parameters:
+        attrs: The attributes of the variable.
+        stored: Type of its stored numbers; those of one byte have no default.
+        steps: The functions that xarray applies to them; the engine knows them all.
+    """
+    if stored.kind not in "iuf" or stored.itemsize == 1:
+        return None
+    decoding = _decoding(stored, steps)
+    named, known = (read(attrs, stored) for read in (read_named_missing, partial(read_missing, filled=True)))
+    default = [value for value in known.values if value not in named.values]
+    numbers = np.array([*default, 0], decoding.stored.newbyteorder("="))
+    if not default or mask(numbers[:1], decoding.missing, skipna=False) is not None:
+        return None
+    with np.errstate(all="ignore"):
+        values = numbers if decoding.packing is None else unpack(numbers, decoding.packing)
+    return DefaultFill(values[0].item(), "min" if values[0] < values[1] else "max") if values.dtype.kind != "b" else None
+
+
+def _decoding(stored: np.dtype[Any], steps: Sequence[Any]) -> _Decoding:
     is_truth = stored.kind == "b"
-    decoding = _Decoding(active.variable.dtype if is_truth else np.dtype(stored.str), packing=TRUTH if is_truth else None)
+    decoding = _Decoding(np.dtype("|i1") if is_truth else np.dtype(stored.str), packing=TRUTH if is_truth else None)
     for step in steps:
         decoding.add(step)
-    return active.with_decoding(dtype=decoding.stored, missing=decoding.missing, packing=decoding.packing)
+    return decoding
 
 
 @dataclass(slots=True)

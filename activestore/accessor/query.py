@@ -13,6 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from activestore.accessor.cluster import executor_here
+from activestore.accessor.decoding import DefaultFill
 from activestore.accessor.grouping import Grouping, coords_along
 from activestore.accessor.methods import Dims, named
 from activestore.accessor.obstacles import InMemoryError, OnlyXarrayError
@@ -20,7 +21,7 @@ from activestore.accessor.rules import Method, finished
 from activestore.accessor.trace import Traced, is_of_dask, trace
 from activestore.core.conditions import Condition, parse_condition, unsatisfied
 from activestore.core.groups import Groups
-from activestore.core.reductions import NO_DIFFERENCE, Reduction
+from activestore.core.reductions import NO_DIFFERENCE, READ, Reduction, find_reduction
 from activestore.errors import (
     ActivestoreError,
     FallbackWarning,
@@ -159,10 +160,26 @@ class Query:
         active = traced.active
         if cluster is not None:
             active = active.with_options(executor=cluster.executor, workers=cluster.workers)
-        result = active.run(reductions, self._axes(traced, dims), **self._parts(traced, grouping))
+        wanted = reductions if isinstance(reductions, tuple) else (reductions,)
+        watched = None if wanted == (READ,) or traced.default is None else find_reduction(traced.default.extreme)
+        asked = wanted if watched is None or watched in wanted else (*wanted, watched)
+        result = active.run(asked, self._axes(traced, dims), **self._parts(traced, grouping))
+        if traced.default is not None:
+            self._warn_of_fills(traced.default, result.values[READ.name if watched is None else watched.name])
         names = [self.array.dims[traced.axes.index(axis)] for axis in range(self.array.ndim)]
         kept = tuple(name for name in names if name not in dims or name in grouping.labels)
-        return Answer(result.values, np.asarray(result.count), self._total(dims, kept, grouping), kept)
+        values = {one.name: result.values[one.name] for one in wanted}
+        return Answer(values, np.asarray(result.count), self._total(dims, kept, grouping), kept)
+
+    def _warn_of_fills(self, default: DefaultFill, values: Any) -> None:  # Any: a number or a masked array
+        """Say once that netCDF's default fill value is among the values, if it is."""
+        if np.any(np.ma.filled(values == default.value, False)):
+            warnings.warn(
+                f"{self}: netCDF's default fill value, {default.value!r}, is among the values and counts as a number, as in "
+                f"xarray: the file has no _FillValue; leave it out with .active.where('!= {default.value!r}')",
+                UserWarning,
+                stacklevel=6,
+            )
 
     def _axes(self, traced: Traced, dims: tuple[Hashable, ...]) -> tuple[int, ...]:
         return tuple(traced.axes[self.array.dims.index(dim)] for dim in dims)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from activestore.accessor.decoding import as_truth, decoded
+from activestore.accessor.decoding import DefaultFill, as_truth, decoded, default_fill
 from activestore.accessor.joined_array import JoinedArray
 from activestore.accessor.obstacles import InMemoryError, OnlyXarrayError
 from activestore.accessor.stored_array import StoredArray
 from activestore.active import Active
+from activestore.core.objects import ObjectSource
 from activestore.errors import NotNumericError, UntraceableError
 
 __all__ = ["Traced", "is_of_dask", "trace"]
@@ -39,6 +40,8 @@ class Traced:
     """The variable in its file, with the selection and with xarray's way of decoding."""
     axes: tuple[int, ...]
     """Which dimension of `active` each dimension of the xarray variable is."""
+    default: DefaultFill | None = None
+    """netCDF's default fill value, if that counts as a number."""
 
     def chunk_of(self, dim: int) -> int:
         """Return the length of a chunk along a dimension of the xarray variable."""
@@ -85,14 +88,15 @@ def _of_dask(array: Any) -> Traced:  # Any: a Dask array, whose package is optio
     from activestore.accessor import dask_graph  # noqa: PLC0415  # needs Dask, which is optional
 
     found = dask_graph.trace(array)
-    parts = []
+    parts, defaults = [], []
     for piece in found.pieces:
         whole = _traced(piece.leaf, (), piece.leaf.shape)
         if whole.axes != tuple(range(len(piece.leaf.shape))):
             raise UntraceableError("its dimensions were in another order when it was cut into chunks")
         parts.append(whole.active[piece.key])
+        defaults.append(whole.default)
     active = parts[0] if found.dim is None else Active.concatenate(parts, found.dim)
-    return Traced(active, tuple(range(array.ndim)))
+    return Traced(active, tuple(range(array.ndim)), _shared(defaults))
 
 
 def _traced(array: Any, outer: tuple[Any, ...], shape: tuple[int, ...]) -> Traced:  # Any: xarray's arrays and functions
@@ -116,11 +120,15 @@ def _traced(array: Any, outer: tuple[Any, ...], shape: tuple[int, ...]) -> Trace
         elif kind not in _TRANSPARENT:
             break
         array = array.array
-    return _selected(_opened(array, (*steps[::-1], *outer)), key, shape)
+    active, default = _opened(array, (*steps[::-1], *outer))
+    return replace(_selected(active, key, shape), default=default)
 
 
-def _opened(leaf: Any, steps: tuple[Any, ...]) -> Active:  # Any: whatever lies beneath xarray's wrappers
-    """Return the variable that a leaf reads, with what xarray makes of the stored numbers by `steps`.
+def _opened(
+    leaf: Any,  # Any: whatever lies beneath xarray's wrappers
+    steps: tuple[Any, ...],  # Any: functions of xarray's
+) -> tuple[Active, DefaultFill | None]:
+    """Return the variable that a leaf reads, with what xarray makes of the stored numbers by `steps`, and `Traced.default`.
 
     Raises:
         OnlyXarrayError: Only xarray can read the leaf, or make its values.
@@ -128,12 +136,15 @@ def _opened(leaf: Any, steps: tuple[Any, ...]) -> Active:  # Any: whatever lies 
         UntraceableError: The leaf reads no file.
     """
     if isinstance(leaf, StoredArray):
-        return decoded(leaf.active(), leaf.dtype, steps)
+        active = leaf.active()
+        # A Zarr store has no default fill values.
+        default = None if isinstance(leaf.file.source, ObjectSource) else default_fill(active.attrs, leaf.dtype, steps)
+        return decoded(active, leaf.dtype, steps), default
     if isinstance(leaf, JoinedArray):
         parts = [_traced(part, steps, part.shape) for part in leaf.parts]
         if any(part.axes != tuple(range(len(leaf.shape))) for part in parts):
             raise UntraceableError("its files have dimensions in another order")
-        return Active.concatenate([part.active for part in parts], leaf.axis)
+        return Active.concatenate([part.active for part in parts], leaf.axis), _shared([part.default for part in parts])
     kind = type(leaf).__name__
     if kind in ("H5NetCDFArrayWrapper", "NetCDF4ArrayWrapper"):
         store = leaf.datastore
@@ -145,7 +156,8 @@ def _opened(leaf: Any, steps: tuple[Any, ...]) -> Active:  # Any: whatever lies 
             raise OnlyXarrayError(str(error)) from error
         if active.shape != leaf.shape:
             raise UntraceableError(f"{active.name!r} has the shape {leaf.shape} there, and {active.shape} in the file")
-        return decoded(active, np.dtype(leaf.dtype.str), steps)
+        dtype = np.dtype(leaf.dtype.str)
+        return decoded(active, dtype, steps), default_fill(active.attrs, dtype, steps)
     if isinstance(leaf, np.ndarray) or kind == "NumpyIndexingAdapter":
         if steps:
             raise OnlyXarrayError("it decodes values that are in memory already")
@@ -153,6 +165,11 @@ def _opened(leaf: Any, steps: tuple[Any, ...]) -> Active:  # Any: whatever lies 
     if isinstance(leaf, BackendArray):
         raise OnlyXarrayError(f"its values come from a {kind}, which only xarray reads")
     raise UntraceableError(f"its values come from a {kind}")
+
+
+def _shared(defaults: list[DefaultFill | None]) -> DefaultFill | None:
+    """Return the default fill value that counts as a number in one of several files: they are packed alike, or not at all."""
+    return next((one for one in defaults if one is not None), None)
 
 
 def _address(store: Any) -> str:  # Any: a store of xarray's, untyped
