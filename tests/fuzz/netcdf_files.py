@@ -112,7 +112,8 @@ def _written(file: File) -> Iterator[tuple[int, int]]:
     every = [(0, n) for n in file.shape]
     grows = file.options.get("grows", [False] * len(every))
     for (first, last), (_, n), unlimited in zip(file.options.get("written", every), every, grows, strict=True):
-        yield (min(first, n - 1), n) if unlimited else (max(first - 1, 0) if first == last else first, last)
+        # Of the others some too, or nothing at all is written.
+        yield (min(first, n - 1), n) if unlimited else (min(first, max(n - 1, 0)), max(last, min(first + 1, n)))
 
 
 def _keywords(file: File) -> dict[str, Any]:
