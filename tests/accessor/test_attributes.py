@@ -24,6 +24,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::RuntimeWarning",
     "ignore::activestore.errors.FallbackWarning",
     "ignore:The .phony_dims",
+    "ignore:.*netCDF's default fill value:UserWarning",
     "ignore:.* is left out. its attributes cannot be decoded:UserWarning",
 )
 
