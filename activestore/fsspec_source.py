@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, BinaryIO
 
 from activestore.blocks import MetadataView, data_file
-from activestore.errors import SourceNotFoundError
+from activestore.core.later import source_later
+from activestore.errors import SourceError, SourceNotFoundError
 from activestore.forking import Lock
 from activestore.fsspec_errors import named_errors
 from activestore.fsspec_place import FsspecPlace
@@ -50,7 +51,7 @@ class FsspecSource:
         return self._place.path
 
     def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
-        return self._reopen
+        return source_later(self.uri, (_reopened, (self._reopen, self._version)), is_remote=True)
 
     @property
     def uri(self) -> str:
@@ -110,6 +111,19 @@ class FsspecSource:
     def for_hdf5(self) -> BinaryIO:
         """Return a file object for the HDF5 library."""
         return data_file(self._size, self.read_ranges)
+
+
+def _reopened(reopen: tuple[Any, ...], version: str) -> Any:  # Any: pickle's own contract; another source without the secrets
+    """Open a file again.
+
+    Raises:
+        SourceError: It cannot be opened, or has changed.
+    """
+    function, arguments = reopen
+    source = function(*arguments)
+    if isinstance(source, FsspecSource) and source.version != version:
+        raise SourceError(f"{source.uri}: has changed since it was opened; make a new Active of it")
+    return source
 
 
 def _given(answer: bytes | Exception) -> bytes:

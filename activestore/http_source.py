@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 from activestore.blocks import METADATA_BLOCK, MetadataView, data_file
 from activestore.cookies import Cookies
 from activestore.core.dispatch import concurrently
+from activestore.core.later import source_later
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError
 from activestore.index_cache import usable_cache
 from activestore.origin import Origin
@@ -117,7 +118,7 @@ class HttpSource:
         return f"HttpSource({self._uri!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
-        return self._reopen
+        return source_later(self.uri, (_reopened, (self._reopen, self._version.state)), is_remote=True)
 
     @property
     def uri(self) -> str:
@@ -160,6 +161,20 @@ class HttpSource:
         # A server may say something else to a HEAD than to a GET.
         answer = self._get({"Range": "bytes=0-0"}, most=METADATA_BLOCK, accepted=_EVEN_EMPTY)
         return self.version if self._version.is_same(answer, self._ask_another) else self._version.of(answer)
+
+    def go_back_to(self, state: tuple[Any, ...]) -> None:  # Any: what a pickle has of a version
+        """Take the version that was pickled for the one that was opened.
+
+        Raises:
+            SourceError: It is another.
+        """
+        before = self._version.first
+        self._version.restore(state)
+        if self.version == before:
+            return
+        answer = self._get({"Range": "bytes=0-0"}, most=METADATA_BLOCK, accepted=_EVEN_EMPTY)
+        if not self._version.is_same(answer, self._ask_another):
+            raise SourceError(f"{self._uri}: has changed since it was opened; make a new Active of it")
 
     def _ask_another(self) -> Answer:
         """Ask the server of any byte, over a connection that is not kept: the next may lead to another server."""
@@ -297,6 +312,19 @@ class HttpSource:
             raise SourceError(f"{self._uri}: the server does not answer byte ranges, which reductions need; copy the file here")
         advice = "try again later" if answer.status in (429, 500, 502, 503, 504) else "check the address and storage_options"
         raise SourceError(f"{self._uri}: the server answers {answer.status}{' ' + code if code else ''}; {advice}")
+
+
+def _reopened(reopen: tuple[Any, ...], version: tuple[Any, ...]) -> Any:  # Any: pickle's own contract
+    """Open an object again.
+
+    Raises:
+        SourceError: It cannot be opened, or has changed.
+    """
+    function, arguments = reopen
+    source = function(*arguments)
+    if isinstance(source, HttpSource):
+        source.go_back_to(version)
+    return source
 
 
 def _web_address(url: str) -> SplitResult:

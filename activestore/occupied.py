@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from activestore.core.later import LaterSource
 from activestore.core.metadata import locate, read_variable, variable_names
 from activestore.core.variable import ReadableSource
 from activestore.errors import ActivestoreError
@@ -20,7 +21,11 @@ _OTHER_NAMES = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "local": "file"}
 
 
 def is_changed_by_file(source: ReadableSource, target: str | int) -> bool:
-    """Return whether a file that is written at an address, or to a descriptor, changes what a source reads."""
+    """Return whether a file that is written at an address, or to a descriptor, changes what a source reads.
+
+    Raises:
+        SourceError: The source was unpickled, and cannot be opened.
+    """
     if isinstance(target, int):
         return any(isinstance(one, LocalSource) and one.is_of(target) for one in _read_by(source))
     return any(_same_or_inside(target, one) for one in _read_by(source))
@@ -39,10 +44,11 @@ def is_changed_by_store(source: ReadableSource, target: str) -> bool:
 
 def _read_by(source: ReadableSource) -> Iterator[ReadableSource | str]:
     """Yield the source, or the files that it has its bytes from: open ones, or their addresses."""
+    source = source.opened if isinstance(source, LaterSource) else source
     if not isinstance(source, KerchunkSource):
         yield source
         return
-    yield source.file
+    yield from _read_by(source.file)
     try:
         names = variable_names(source)
     except ActivestoreError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from activestore.core.later import source_later
 from activestore.core.variable import ReadableSource
 from activestore.descriptors import kept, released, with_room
 from activestore.errors import ActivestoreError, SourceError, SourceNotFoundError, UnsupportedError, map_errors, to_install
@@ -109,7 +110,7 @@ class LocalSource:
         return f"LocalSource({self._uri!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
-        return type(self), (self._path,)
+        return source_later(self._path, (_reopened, (self._path, self._version)), is_remote=False)
 
     @property
     def uri(self) -> str:
@@ -190,6 +191,19 @@ def _status(path: str) -> os.stat_result:
         return os.stat(path)
     except ValueError as error:
         raise SourceError(f"{path!r}: no file can have this name ({error})") from None
+
+
+def _reopened(path: str, version: str) -> LocalSource:
+    """Return the file at a path, if it is of the version that was pickled.
+
+    Raises:
+        SourceError: It cannot be opened, or has changed.
+    """
+    source = LocalSource(path)
+    # On another machine the same file may have another inode.
+    if source.version.split("-")[:2] != version.split("-")[:2]:
+        raise SourceError(f"{path}: has changed since it was opened; make a new Active of it")
+    return source
 
 
 def _version(status: os.stat_result) -> str:

@@ -51,6 +51,15 @@ class WebVersion:
         named = self._way in (None, "etag") and self.first.startswith('"') and not any(self._nodes.values())
         return {"If-Match": self.first} if named else {}
 
+    @property
+    def state(self) -> tuple[str, tuple[str | None, int | None], bool]:
+        """What a pickle needs to have of it."""
+        return self.first, self._stamp, self.is_fresh
+
+    def restore(self, state: tuple[str, tuple[str | None, int | None], bool]) -> None:
+        """Take the version that was pickled."""
+        self.first, self._stamp, self.is_fresh = state
+
     def open(self, answer: Answer) -> None:
         """Take the version that an answer tells of."""
         self.first, self._stamp, self.is_fresh = self.of(answer), _stamp(answer), _is_fresh(answer)

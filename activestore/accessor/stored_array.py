@@ -93,7 +93,7 @@ class StoredArray(LazyArray):
         return _stored_array, (self.file, self.name, self.shape, self.dtype)
 
     def __repr__(self) -> str:
-        return f"<StoredArray {self.name!r} {self.shape} {self.dtype} of {self.file.source.uri}>"
+        return f"<StoredArray {self.name!r} {self.shape} {self.dtype} of {self.file.uri}>"
 
     def active(self) -> Active:
         """Return the variable as `Active` opens it, with netCDF4-python's rules."""

@@ -15,13 +15,14 @@ from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExec
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 
 from activestore.core.aggregate import Aggregator
 from activestore.core.backend import Backend, BatchBackend, InterruptibleBackend, refusal_of
 from activestore.core.joined import JoinedPlan
+from activestore.core.later import Later
 from activestore.core.plan import Plan
 from activestore.core.task import ChunkPartial, ChunkTask
 from activestore.errors import BackendError, BackendRefusedError
@@ -325,6 +326,11 @@ class _Runner:
     limit: Limit | None
     """How many requests may be under way at once; in another process, as many again."""
 
+    def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
+        # A plugin's backend may do anything when it is made.
+        local = None if self.backend is self.local else Later.of(self.local)
+        return _LaterRunner, (Later.of(self.backend), local, self.fallback, self.limit)
+
     def __call__(self, tasks: list[ChunkTask]) -> list[_Done]:
         """Compute tasks of one file."""
         with within(self.limit):
@@ -386,6 +392,23 @@ class _Runner:
     @property
     def _is_over(self) -> bool:
         return self.stop is not None and self.stop.is_set()
+
+
+@dataclass(frozen=True, slots=True)
+class _LaterRunner:
+    """A runner in another process, whose backends are made when it is to compute."""
+
+    backend: Later[Backend]
+    local: Later[Backend] | None
+    """None where that is the backend."""
+    fallback: Fallback
+    limit: Limit | None
+
+    def __call__(self, tasks: list[ChunkTask]) -> list[_Done]:
+        """Compute tasks of one file."""
+        backend = self.backend.get()
+        local = backend if self.local is None else self.local.get()
+        return _Runner(backend, local, self.fallback, None, self.limit)(tasks)
 
 
 class _Tally:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from activestore.core.later import source_later
 from activestore.core.objects import ChunkKeys, Places
 from activestore.errors import CorruptChunkError, SourceError, UnsupportedError
 from activestore.forking import Lock
@@ -86,7 +87,8 @@ class ZarrSource:
 
     def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's own contract
         # The offsets that are in tasks have to mean the same there.
-        return _reopened, (self._reopen, list(self._regions), dict(self._marks))
+        make = _reopened, (self._reopen, list(self._regions), dict(self._marks))
+        return source_later(self.uri, make, is_remote=self.is_remote)
 
     @property
     def uri(self) -> str:
