@@ -21,7 +21,7 @@ from activestore.core import classic
 from activestore.core.hdf5 import cannot_open, dangling_links, group_names, load_plugins, open_hdf5, read_dataset
 from activestore.core.hdf5_turn import hdf5_turn
 from activestore.core.metadata import is_classic
-from activestore.core.objects import ObjectSource
+from activestore.core.objects import is_of_objects
 from activestore.descriptors import with_room
 from activestore.errors import ActivestoreError, ConfigurationError, GroupNotFoundError, SourceError
 from activestore.source import Source
@@ -77,7 +77,7 @@ def read_contents(file: StoredFile, group: str | None, *, only: Collection[str] 
     """
     _check_name(group)
     with file.metadata() as kept:
-        if isinstance(kept, ObjectSource):
+        if is_of_objects(kept):
             # Its module needs this one.
             from activestore.accessor.zarr_contents import zarr_contents  # noqa: PLC0415
 
@@ -106,7 +106,7 @@ def read_groups(file: StoredFile, group: str | None) -> dict[str, Contents]:
     """
     _check_name(group)
     with file.metadata() as kept:
-        if isinstance(kept, ObjectSource):
+        if is_of_objects(kept):
             raise SourceError(f"{kept.uri}: is a Zarr store, of which no trees are made here; open its groups one by one")
         if is_classic(kept):
             return {"." if group else "/": _classic_contents(file, kept, group)}

@@ -17,7 +17,7 @@ from activestore.accessor.joined_array import JoinedArray
 from activestore.accessor.obstacles import InMemoryError, OnlyXarrayError
 from activestore.accessor.stored_array import StoredArray
 from activestore.active import Active
-from activestore.core.objects import ObjectSource
+from activestore.core.objects import is_of_objects
 from activestore.errors import NotNumericError, UntraceableError
 
 __all__ = ["Traced", "is_of_dask", "trace"]
@@ -138,7 +138,7 @@ def _opened(
     if isinstance(leaf, StoredArray):
         active = leaf.active()
         # A Zarr store has no default fill values.
-        default = None if isinstance(leaf.file.source, ObjectSource) else default_fill(active.attrs, leaf.dtype, steps)
+        default = None if is_of_objects(leaf.file.source) else default_fill(active.attrs, leaf.dtype, steps)
         return decoded(active, leaf.dtype, steps), default
     if isinstance(leaf, JoinedArray):
         parts = [_traced(part, steps, part.shape) for part in leaf.parts]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from activestore.core import classic, hdf5, zarr
-from activestore.core.objects import ObjectSource
+from activestore.core.objects import is_of_objects
 from activestore.core.variable import ChunkTable, ReadableSource, Variable
 from activestore.errors import SourceError
 
@@ -24,7 +24,7 @@ def variable_names(source: ReadableSource) -> list[str]:
         SourceError: It is neither HDF5, netCDF nor Zarr, or damaged.
     """
     with source.metadata() as kept:
-        if isinstance(kept, ObjectSource):
+        if is_of_objects(kept):
             return zarr.variable_names(kept)
         return classic.variable_names(kept) if is_classic(kept) else hdf5.variable_names(kept)
 
@@ -36,7 +36,7 @@ def global_attributes(source: ReadableSource) -> dict[str, object]:
         SourceError: It is neither HDF5, netCDF nor Zarr, or damaged.
     """
     with source.metadata() as kept:
-        if isinstance(kept, ObjectSource):
+        if is_of_objects(kept):
             return zarr.global_attributes(kept)
         return classic.read_header(kept).attrs if is_classic(kept) else hdf5.global_attributes(kept)
 
@@ -54,7 +54,7 @@ def read_variable(source: ReadableSource, name: str) -> Variable:
         SourceError: The source is neither HDF5 nor netCDF, or damaged.
     """
     with source.metadata() as kept:
-        if isinstance(kept, ObjectSource):
+        if is_of_objects(kept):
             return zarr.read_variable(kept, name)
         return classic.read_variable(kept, name) if is_classic(kept) else hdf5.read_variable(kept, name)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from activestore.core.variable import ChunkTable, ReadableSource, contiguous_table, grid_shape, unwritten_table
 from activestore.errors import CorruptChunkError
 
-__all__ = ["ChunkKeys", "ObjectIndex", "ObjectSource", "Places", "WholeIndex", "placed_table"]
+__all__ = ["ChunkKeys", "ObjectIndex", "ObjectSource", "Places", "WholeIndex", "is_of_objects", "placed_table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,6 @@ class Places(NamedTuple):
         return cls(*(np.ascontiguousarray(columns[:, i]) for i in range(3)))
 
 
-@runtime_checkable
 class ObjectSource(ReadableSource, Protocol):
     """A source that is a store of objects."""
 
@@ -105,6 +104,12 @@ class ObjectSource(ReadableSource, Protocol):
         """Return where the objects of chunks are: at least of those `wanted`, ascending positions; of all for None."""
 
 
+def is_of_objects(source: ReadableSource) -> TypeGuard[ObjectSource]:
+    """Return whether a source is a store of objects; one that was pickled is opened for that."""
+    # Since Python 3.12, isinstance does not find what such a source has only once it is open.
+    return hasattr(source, "place_chunks")
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectIndex:
     """The chunk index of an array each of whose chunks is an object."""
@@ -114,7 +119,7 @@ class ObjectIndex:
 
     def read(self, source: ReadableSource, wanted: npt.NDArray[np.int64] | None) -> ChunkTable:
         """Return the table of the chunks `wanted`; of all for None."""
-        assert isinstance(source, ObjectSource)  # noqa: S101  # nothing else has such variables
+        assert is_of_objects(source)  # noqa: S101  # nothing else has such variables
         places = source.place_chunks(self.keys, wanted)
         return placed_table(self.keys.grid, places, partial=wanted is not None)
 
@@ -138,7 +143,7 @@ class WholeIndex:
         Raises:
             CorruptChunkError: The object has another size than the array.
         """
-        assert isinstance(source, ObjectSource)  # noqa: S101  # nothing else has such variables
+        assert is_of_objects(source)  # noqa: S101  # nothing else has such variables
         places = source.place_chunks(self.keys, None)
         if not len(places.position):
             return unwritten_table(grid_shape(self.shape, self.piece_shape))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from activestore.core.checksums import crc32c
-from activestore.core.objects import ChunkKeys, ObjectSource, Places, placed_table
+from activestore.core.objects import ChunkKeys, Places, is_of_objects, placed_table
 from activestore.core.variable import ChunkTable, ReadableSource, grid_shape
 from activestore.core.zarr_codecs import Sharding
 from activestore.errors import SourceError
@@ -56,7 +56,7 @@ class ShardIndex:
         Raises:
             SourceError: An index is damaged.
         """
-        assert isinstance(source, ObjectSource)  # noqa: S101  # nothing else has such variables
+        assert is_of_objects(source)  # noqa: S101  # nothing else has such variables
         grid = grid_shape(self.shape, self.sharding.chunk_shape)
         if self.index_bytes > _MOST_INDEX_BYTES:
             raise SourceError(f"{source.uri}: the index of a shard of {self.keys.prefix!r} has {self.index_bytes} bytes")
