@@ -1,5 +1,7 @@
 """A Dask cluster computes what threads here would, to the last bit."""
 
+import gc
+import os
 import pickle
 import subprocess
 import sys
@@ -12,9 +14,12 @@ import distributed
 import h5py
 import numpy as np
 import pytest
+import xarray as xr
 
 from activestore import Active
 from activestore.accessor.cluster import executor_here
+from activestore.errors import SourceError
+from tests.web_stand_in import Reply, WebStandIn
 
 DATA = np.random.default_rng(1).normal(size=(96, 64, 128)).astype("f4")
 
@@ -152,6 +157,55 @@ def test_distributed_is_not_imported():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "None False\n"
+
+
+# Workers and scheduler have logins of their own, or none
+
+
+@pytest.fixture
+def guarded(client, path, monkeypatch):
+    """An address in a store that lets in one key only, which this process, and so the scheduler, has not in its environment."""
+    monkeypatch.setenv("ACTIVESTORE_CACHE", "off")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    client.run(set_environment, NO_LOGIN)
+    with WebStandIn() as web:
+        web.files["/b/x.nc"] = Path(path).read_bytes()
+        web.rule = lambda request: None if "Credential=GOOD/" in request.headers.get("Authorization", "") else Reply(403)
+        yield {"endpoint_url": web.url, "key": "GOOD", "secret": "hunter2"}
+
+
+def first_values(ds):
+    return ds.x[:8].values
+
+
+def set_environment(values):
+    os.environ.update(values)
+
+
+NO_LOGIN = {"AWS_ACCESS_KEY_ID": "NOBODY", "AWS_SECRET_ACCESS_KEY": "nothing", "ACTIVESTORE_CACHE": "off"}
+COMPUTED = {
+    "active": lambda ds: ds.x.active.mean(),
+    "several": lambda ds: ds[["x", "tiny"]].active.max().x,
+    "Dask": lambda ds: ds.x.mean().compute(),
+    "load": lambda ds: ds.x[:8].load(),
+    "persist": lambda ds: ds.x[:8].persist().compute(),
+    "chunk": lambda ds: ds.x.chunk({"phony_dim_0": 48}).mean().compute(),
+    "a task of one's own": lambda ds: distributed.default_client().submit(first_values, ds, pure=False).result(60),
+}
+
+
+@pytest.mark.parametrize("way", COMPUTED)
+def test_only_workers_need_a_login(client, guarded, way):
+    chunks = None if way.startswith("a task") else {}
+    ds = xr.open_dataset("s3://b/x.nc", engine="activestore", storage_options=guarded, chunks=chunks)
+    with dask.config.set(scheduler="synchronous"):
+        expected = np.asarray(ds.x[:8] if way.startswith("a task") else COMPUTED[way](ds))
+    with pytest.raises(SourceError, match=r"access is denied .*opened again by process \d+ on .*secrets are not sent"):
+        COMPUTED[way](ds)
+    gc.collect()  # or the cluster keeps what has failed, as its future may still be asked
+    client.run(set_environment, {"AWS_ACCESS_KEY_ID": "GOOD"})
+    np.testing.assert_array_equal(np.asarray(COMPUTED[way](ds)), expected)
 
 
 # What goes to an executor
