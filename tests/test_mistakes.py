@@ -149,7 +149,6 @@ PYTHON: dict[str, tuple[Callable[[Path], Any], type[ActivestoreError], str]] = {
     "an unknown scheme": (lambda _: Active("foo://x.nc", "x"), UnsupportedError, "cannot be opened"),
     "no such host": (lambda _: Active("http://nowhere.invalid/x.nc", "x"), SourceError, "there is no host of that name"),
     "a file for xarray": (lambda d: xr.open_dataset(d / "no.nc", engine="activestore"), SourceNotFoundError, "no such file"),
-    "links for xarray": (lambda d: xr.open_dataset(d / "links.h5", engine="activestore"), SourceError, "link to /x of gone.h5"),
     "a damaged chunk for xarray": (
         lambda d: xr.open_dataset(d / "damaged.h5", engine="activestore").x.active.mean(),
         CorruptChunkError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,13 +13,15 @@ import numpy.typing as npt
 import xarray as xr
 from xarray.backends import H5NetCDFStore
 from xarray.backends.common import AbstractDataStore
+from xarray.backends.file_manager import DummyFileManager
 from xarray.core import indexing
 
 from activestore.accessor.hdf5_contents import Described, Description, describe
+from activestore.accessor.hdf5_files import ODDITIES, TolerantFile
 from activestore.accessor.lazy_array import LazyArray
 from activestore.accessor.stored_array import StoredArray, StoredFile
 from activestore.core import classic
-from activestore.core.hdf5 import cannot_open, dangling_links, group_names, load_plugins, open_hdf5, read_dataset
+from activestore.core.hdf5 import cannot_open, group_names, load_plugins, read_dataset
 from activestore.core.hdf5_turn import hdf5_turn
 from activestore.core.metadata import is_classic
 from activestore.core.objects import is_of_objects
@@ -74,6 +77,9 @@ def read_contents(file: StoredFile, group: str | None, *, only: Collection[str] 
         ConfigurationError: The group is no name.
         GroupNotFoundError: There is no such group.
         SourceError: It is neither HDF5 nor netCDF, or damaged.
+
+    Warns:
+        UserWarning: A variable that xarray makes nothing of is left out.
     """
     _check_name(group)
     with file.metadata() as kept:
@@ -87,11 +93,8 @@ def read_contents(file: StoredFile, group: str | None, *, only: Collection[str] 
         quick = describe(kept, group, only=only)
         if quick is not None:
             return _described_contents(file, group, quick)
-        try:
-            with _opened(kept, group) as store:
-                return _group_contents(file, group, store)
-        except _DimensionsError:
-            return _without_scales(file, kept, group)
+        with _opened(kept, group) as store:
+            return _group_contents(file, kept, group, store)
 
 
 def read_groups(file: StoredFile, group: str | None) -> dict[str, Contents]:
@@ -103,6 +106,9 @@ def read_groups(file: StoredFile, group: str | None) -> dict[str, Contents]:
         ConfigurationError: The group is no name.
         GroupNotFoundError: There is no such group.
         SourceError: It is neither HDF5 nor netCDF, or damaged.
+
+    Warns:
+        UserWarning: A variable that xarray makes nothing of is left out.
     """
     _check_name(group)
     with file.metadata() as kept:
@@ -111,32 +117,12 @@ def read_groups(file: StoredFile, group: str | None) -> dict[str, Contents]:
         if is_classic(kept):
             return {"." if group else "/": _classic_contents(file, kept, group)}
         top = (group or "").strip("/")
-        try:
-            found = _all_groups(file, kept, top)
-        except _DimensionsError:
-            # One by one, as each may be of another kind.
-            found = {name: read_contents(file, name) for name in group_names(kept, top)}
-        return {(name[len(top) :].strip("/") or "." if group else f"/{name}"): one for name, one in found.items()}
-
-
-def _all_groups(file: StoredFile, source: Source, top: str) -> dict[str, Contents]:
-    """Return what h5netcdf tells of a group and of all below, by their names.
-
-    Raises:
-        _DimensionsError: It takes the dimensions of one of them for none.
-    """
-    with _opened(source, top) as store:
-        found = {top: _group_contents(file, top, store)}
-        try:
+        with _opened(kept, top) as store:
+            found = {top: _group_contents(file, kept, top, store)}
             for name in _groups(store.ds):
-                found[name] = _group_contents(file, name, H5NetCDFStore(store._manager, group=f"/{name}", mode="r", lock=False))
-        except ValueError as error:
-            raise _odd_dimensions(source, error) from None
-        return found
-
-
-class _DimensionsError(SourceError):
-    """The dimensions of a group are none that h5netcdf takes."""
+                own = H5NetCDFStore(store._manager, group=f"/{name}", mode="r", lock=False)
+                found[name] = _group_contents(file, kept, name, own)
+        return {(name[len(top) :].strip("/") or "." if group else f"/{name}"): one for name, one in found.items()}
 
 
 def _described_contents(file: StoredFile, group: str | None, found: Description) -> Contents:
@@ -144,27 +130,21 @@ def _described_contents(file: StoredFile, group: str | None, found: Description)
     return Contents(variables, found.attrs, {"unlimited_dims": set(found.unlimited)})
 
 
-def _without_scales(file: StoredFile, source: Source, group: str | None) -> Contents:
-    """Return what a group has of which some dimensions have no scale, and are called by their lengths.
-
-    Raises:
-        GroupNotFoundError: There is no such group.
-        SourceError: There is more that is odd.
-    """
-    name = (group or "").strip("/")
-    found = describe(source, name, unnamed=True)
-    if found is not None:
-        return _described_contents(file, name, found)
-    names = group_names(source)
-    if name not in names:
-        raise GroupNotFoundError(f"{source.uri}: no group {name!r}; there are: {', '.join(names[1:]) or 'none'}")
-    raise SourceError(
-        f"{source.uri}: the dimensions of {f'/{name}'!r} are none that xarray can have; open its variables with Active"
-    )
-
-
-def _group_contents(file: StoredFile, group: str | None, store: Any) -> Contents:  # Any: xarray's store is untyped
-    variables = {name: _variable(file, group, name, one) for name, one in store.get_variables().items()}
+def _group_contents(file: StoredFile, source: Source, group: str | None, store: Any) -> Contents:  # Any: xarray's is untyped
+    """Return what a group has, without what xarray makes nothing of; dimensions without a scale are called by their lengths."""
+    top, left_out = (group or "").strip("/"), store.ds._root.left_out
+    variables = {}
+    for name, stored in store.ds.variables.items():
+        try:
+            variables[name] = _variable(file, group, name, store.open_store_variable(name, stored))
+        except ODDITIES as error:
+            left_out[f"{top}/{name}".strip("/")] = f"xarray cannot read it ({error}); open it with Active"
+    here = {name: reason for name, reason in left_out.items() if name.rpartition("/")[0] == top}
+    unnamed = describe(source, top, unnamed=True) if here else None
+    if unnamed is not None:
+        return _described_contents(file, group, unnamed)
+    for name, reason in here.items():
+        warnings.warn(f"{source.uri}: {name!r} is left out: {reason}", UserWarning, stacklevel=3)
     return Contents(variables, dict(store.get_attrs()), dict(store.get_encoding()))
 
 
@@ -183,45 +163,23 @@ def _opened(source: Source, group: str | None) -> Iterator[Any]:  # Any: xarray'
     """
     load_plugins()
     try:
-        with hdf5_turn(through_python=source.is_remote), _file(source) as opened:
+        with hdf5_turn(through_python=source.is_remote), with_room(lambda: _file(source)) as opened:
             try:
                 # Without xarray's lock: who has that waits for the turn that we have.
-                store = H5NetCDFStore(opened, group=group, mode="r", lock=False)
+                store = H5NetCDFStore(DummyFileManager(opened), group=group, mode="r", lock=False)
                 _ = store.ds
-            except ValueError as error:
-                raise _odd_dimensions(source, error) from None
             except OSError:
                 groups = ", ".join(group_names(source)[1:]) or "none"
                 raise GroupNotFoundError(f"{source.uri}: no group {group!r}; there are: {groups}") from None
             yield store
     except ActivestoreError:
         raise
-    except (KeyError, OSError, RuntimeError) as error:
-        raise _refusal(source, error) from None
+    except (*ODDITIES, OSError, RuntimeError) as error:
+        raise cannot_open(source.uri, error) from None
 
 
-def _refusal(source: Source, error: Exception) -> SourceError:
-    """Return why a file cannot be read: a link that leads nowhere is enough for h5netcdf."""
-    if isinstance(error, KeyError):
-        with open_hdf5(source) as file:
-            nowhere = next(iter(dangling_links(file).items()), None)
-        if nowhere is not None:
-            what = f"{nowhere[0]!r} is a link to {nowhere[1]}, which is not there"
-            return SourceError(f"{source.uri}: {what}, and xarray cannot read the file with it; open its variables with Active")
-    return cannot_open(source.uri, error)
-
-
-def _file(source: Source) -> h5netcdf.File:
-    try:
-        return with_room(lambda: h5netcdf.File(source.for_hdf5(), "r", phony_dims="access", decode_vlen_strings=True))
-    except ValueError as error:
-        raise _odd_dimensions(source, error) from None
-
-
-def _odd_dimensions(source: Source, error: Exception) -> _DimensionsError:
-    return _DimensionsError(
-        f"{source.uri}: its dimensions are none that xarray can have ({error}); open its variables with Active"
-    )
+def _file(source: Source) -> TolerantFile:
+    return TolerantFile(source.for_hdf5(), "r", phony_dims="access", decode_vlen_strings=True)
 
 
 def _groups(group: h5netcdf.Group) -> list[str]:
@@ -253,18 +211,25 @@ class _ThroughXarray(LazyArray):
         self.shape, self.dtype = shape, dtype
 
     def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
-        try:
-            with self.file.metadata() as kept, _opened(kept, self.group) as store:
+        # One item of a list of lists is a list: whole dimensions are read, so that there is an array around it.
+        whole = tuple(slice(one, one + 1) if isinstance(one, (int, np.integer)) else one for one in key)
+        with self.file.metadata() as kept, _opened(kept, self.group) as store:
+            if self.name in store.ds.variables:
                 array = store.open_store_variable(self.name, store.ds.variables[self.name])._data.array
-                found: npt.NDArray[Any] = array[indexing.OuterIndexer(key)]
-                return found
-        except _DimensionsError:
-            with self.file.metadata() as kept:
-                values = read_dataset(kept, f"{self.group or ''}/{self.name}".strip("/"))
-            # Each index is for its own dimension; the last first, as integers drop theirs.
-            for axis, index in reversed(list(enumerate(key))):
-                values = values[(*[slice(None)] * axis, index)]
-            return values
+                found = self._boxed(array[indexing.OuterIndexer(whole)])
+            else:
+                found = read_dataset(kept, f"{self.group or ''}/{self.name}".strip("/"))
+                # Each index is for its own dimension.
+                for axis, index in enumerate(whole):
+                    found = found[(*[slice(None)] * axis, index)]
+        return found.reshape([n for n, one in zip(found.shape, key, strict=True) if not isinstance(one, (int, np.integer))])
+
+    def _boxed(self, found: Any) -> npt.NDArray[Any]:  # Any: of a scalar, whatever it holds
+        if self.shape:
+            return np.asarray(found)
+        box: npt.NDArray[Any] = np.empty((), self.dtype)
+        box[()] = found
+        return box
 
 
 def _classic_contents(file: StoredFile, source: Source, group: str | None) -> Contents:

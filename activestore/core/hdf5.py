@@ -47,7 +47,7 @@ __all__ = [
     "DAMAGE",
     "cannot_open",
     "damage_named",
-    "dangling_links",
+    "dangling_link",
     "find_dataset",
     "group_names",
     "hdf5_file",
@@ -163,18 +163,23 @@ def group_names(source: ReadableSource, top: str = "") -> list[str]:
         return list(_groups(group, top, (group.id,))) if isinstance(group, h5py.Group) else []
 
 
+def _is_text(name: str | bytes) -> bool:
+    """Return whether the name of a member is text; h5py gives the bytes of one that is not."""
+    return isinstance(name, str)
+
+
 def _groups(group: h5py.Group, path: str, above: tuple[object, ...]) -> Iterator[str]:
     yield path
-    for key in group:
-        node = None if isinstance(group.get(key, getlink=True), h5py.ExternalLink) else group.get(key)
+    for key in filter(_is_text, group):
+        node = None if isinstance(group.get(key, getlink=True), h5py.ExternalLink) else _behind(group, key)
         if isinstance(node, h5py.Group) and node.id not in above:
             yield from _groups(node, f"{path}/{key}".lstrip("/"), (*above, node.id))
 
 
 def _names(group: h5py.Group, folder: str, above: tuple[object, ...]) -> Iterator[str]:
     """Yield the names of the variables in `group`, hard and soft links followed; `above` are the groups that lead to it."""
-    for key in group:
-        node = None if isinstance(group.get(key, getlink=True), h5py.ExternalLink) else group.get(key)
+    for key in filter(_is_text, group):
+        node = None if isinstance(group.get(key, getlink=True), h5py.ExternalLink) else _behind(group, key)
         if isinstance(node, h5py.Dataset) and not _is_dimension_only(node):
             yield folder + key.removeprefix(NOT_COORDINATE)
         elif isinstance(node, h5py.Group) and node.id not in above:
@@ -208,7 +213,7 @@ def find_dataset(file: h5py.File, uri: str, name: str) -> h5py.Dataset:
     """
     folder, _, last = name.strip("/").rpartition("/")
     for candidate in (f"{folder}/{NOT_COORDINATE}{last}", f"{folder}/{last}"):
-        node = file.get(candidate.strip("/")) if last else None
+        node = _behind(file, candidate.strip("/")) if last else None
         if isinstance(node, h5py.Dataset) and not _is_dimension_only(node):
             if place_of(node.id)[0] != place_of(file.id)[0]:
                 raise UnsupportedError(f"{uri}: {name!r} is a link into {node.file.filename}; open that file instead")
@@ -219,24 +224,22 @@ def find_dataset(file: h5py.File, uri: str, name: str) -> h5py.Dataset:
     raise no_such_variable(uri, name, list(_names(file, "", (file.id,))))
 
 
+def _behind(group: h5py.Group, name: str) -> Any:  # Any: h5py is untyped
+    """Return the member of a group, or what it is a link to; None if there is nothing, or a link that leads to itself."""
+    try:
+        return group.get(name)
+    except (OSError, RuntimeError):
+        if isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise
+        return None
+
+
 def dangling_link(group: h5py.Group, name: str) -> str | None:
     """Return where a link leads behind which there is nothing; None for what is there, and for what is no link."""
     link = group.get(name, getlink=True) if name else None
-    if not isinstance(link, (h5py.SoftLink, h5py.ExternalLink)) or group.get(name) is not None:
+    if not isinstance(link, (h5py.SoftLink, h5py.ExternalLink)) or _behind(group, name) is not None:
         return None
     return link.path if isinstance(link, h5py.SoftLink) else f"{link.path} of {link.filename}"
-
-
-def dangling_links(group: h5py.Group, above: tuple[object, ...] = ()) -> dict[str, str]:
-    """Return the links of a group, and of those in it, behind which there is nothing, and where they lead."""
-    found = {}
-    for key in group:
-        leads, linked = dangling_link(group, key), group.get(key, getlink=True)
-        if leads is not None:
-            found[f"{group.name.strip('/')}/{key}".strip("/")] = leads
-        elif isinstance(linked, h5py.HardLink) and group.get(key, getclass=True) is h5py.Group and group.id not in above:
-            found |= dangling_links(group[key], (*above, group.id))
-    return found
 
 
 def _variable(file: h5py.File, dataset: h5py.Dataset, source: ReadableSource, name: str) -> Variable:

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from activestore import Active
-from activestore.errors import ConfigurationError, GroupNotFoundError, SourceError
+from activestore.errors import ConfigurationError, GroupNotFoundError
 
 # h5netcdf's engine says that it names dimensions where a file has none.
 pytestmark = pytest.mark.filterwarnings("ignore:The 'phony_dims' kwarg:UserWarning")
@@ -103,8 +103,12 @@ class TestDimensions:
         with h5py.File(path, "w") as file:
             half_labelled(file)
             file["records"] = np.zeros(3, [("a", "f8")])
-        with pytest.raises(SourceError, match=r"odd\.nc: the dimensions of '/' are none that xarray can have"):
-            xr.open_dataset(path, engine="activestore")
+        with pytest.warns(UserWarning, match="is left out: its dimensions are none that xarray can have") as said:
+            ds = xr.open_dataset(path, engine="activestore")
+        for name, one in zip(("a", "square"), said, strict=True):
+            assert f"odd.nc: '{name}'" in str(one.message)
+            assert name not in ds.variables
+        assert ds.records.values.tolist() == [(0.0,)] * 3
 
     def test_enumerations_are_told_as_such(self, path):
         with netCDF4.Dataset(path, "w") as file:
@@ -271,9 +275,8 @@ class TestTypes:
             file.createVariable("n", "i4", ("x",))[:] = [1, 2]
         with pytest.raises(ValueError, match="while decoding variable 'lists'"):
             xr.open_dataset(path, engine="h5netcdf")
-        with pytest.warns(UserWarning, match="'lists' is left out: its attributes cannot be decoded"):
-            ds = xr.open_dataset(path, engine="activestore")
-        assert list(ds.data_vars) == ["n"]
+        ds = xr.open_dataset(path, engine="activestore")
+        assert [one.tolist() for one in ds.lists.values] == [[1, 2, 3], [4]]
         assert same(path, drop_variables="lists").n.values.tolist() == [1, 2]
 
     def test_times(self, path):
