@@ -214,13 +214,13 @@ def _decoded(contents: Contents, uri: str, options: Mapping[str, Any]) -> xr.Dat
     try:
         dataset: xr.Dataset = StoreBackendEntrypoint().open_dataset(contents, **options)
     except _ODD:
-        odd = _undecodable(contents, options.get("mask_and_scale", True))
+        odd = _undecodable(contents, options)
         if not odd:
             raise
         for name, cause in odd.items():
             warnings.warn(
                 f"{public_address(uri)}: {name!r} is left out: its attributes cannot be decoded ({cause}); "
-                "give mask_and_scale=False to have it as it is stored",
+                "give decode_cf=False to have it as it is stored",
                 UserWarning,
                 stacklevel=5,
             )
@@ -228,9 +228,10 @@ def _decoded(contents: Contents, uri: str, options: Mapping[str, Any]) -> xr.Dat
     return dataset
 
 
-def _undecodable(contents: Contents, mask_and_scale: bool | Mapping[str, bool]) -> dict[str, Exception]:
-    """Return the variables that xarray can neither mask nor unpack, and why."""
+def _undecodable(contents: Contents, options: Mapping[str, Any]) -> dict[str, Exception]:  # Any: see above
+    """Return the variables that xarray can neither mask nor unpack, or of which it cannot tell the coordinates, and why."""
     found: dict[str, Exception] = {}
+    mask_and_scale, with_coordinates = options.get("mask_and_scale", True), options.get("decode_coords", True)
     for name, variable in contents.get_variables().items():
         wanted = mask_and_scale.get(name, True) if isinstance(mask_and_scale, Mapping) else mask_and_scale
         try:
@@ -239,6 +240,8 @@ def _undecodable(contents: Contents, mask_and_scale: bool | Mapping[str, bool]) 
             )
         except _ODD as error:
             found[name] = error
+        if with_coordinates and not isinstance(variable.attrs.get("coordinates", ""), str):
+            found[name] = TypeError("its coordinates are no text")
     return found
 
 

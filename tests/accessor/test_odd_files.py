@@ -8,6 +8,7 @@ import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from h5py import h5d, h5s, h5t
 
 from activestore import Active
@@ -242,3 +243,22 @@ def test_a_remote_file_with_numbers_in_others(tmp_path):
     dataset, said = opened("memory://linked.h5")
     assert (set(dataset.variables), len(said)) == ({"y"}, 1)
     assert "'link' is left out" in said[0]
+
+
+@pytest.mark.parametrize("value", [5, ["x", 1], [[1, 2], [3]], {"a": 1}, None])
+def test_coordinates_that_are_no_text(tmp_path, value):
+    path = tmp_path / "odd.zarr"
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    for name in ("tas", "odd"):
+        array = group.create_array(
+            name, shape=(3,), dtype="f4", attributes={"_ARRAY_DIMENSIONS": ["x"], "ragged": [[1, 2], [3]]}
+        )
+        array[:] = [1, 2, 6]
+    group["odd"].attrs["coordinates"] = value
+    with pytest.warns(UserWarning, match="'odd' is left out: .*its coordinates are no text.*decode_cf=False"):
+        dataset = xr.open_dataset(path, engine="activestore")
+    assert dataset.tas.active.mean().item() == 3
+    assert dataset.tas.attrs["ragged"] == [[1, 2], [3]]
+    assert "odd" not in dataset.variables
+    for option in ("decode_cf", "decode_coords"):
+        assert xr.open_dataset(path, engine="activestore", **{option: False}).odd.active.mean().item() == 3
