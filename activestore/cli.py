@@ -6,7 +6,6 @@ import argparse
 import difflib
 import io
 import os
-import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any, NoReturn
 import activestore
 from activestore.active import Active
 from activestore.arguments import axes_of, clipped, options_of, parse_selection, reductions_of
+from activestore.command_secrets import message_without_secrets, shown_command
 from activestore.command_words import in_words_of_the_command_line
 from activestore.config import resolve
 from activestore.core.metadata import locate, read_variable, variable_names
@@ -39,7 +39,6 @@ from activestore.listing import (
     variable_record,
     variables_table,
 )
-from activestore.redaction import secret_parts
 from activestore.series import files_of
 from activestore.serving import SERVE_EPILOG, add_serve, serve
 from activestore.site_commands import FAILED, OK, backends, cache_clear, cache_ls, failed, print_json
@@ -128,9 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return failed("interrupted", INTERRUPTED)
     except _USER_MISTAKES as error:
-        return failed(str(error), WRONG_USAGE)
+        return failed(message_without_secrets(str(error), given), WRONG_USAGE)
     except (ActivestoreError, OSError) as error:
-        return failed(str(error), FAILED)
+        return failed(message_without_secrets(str(error), given), FAILED)
     except MemoryError as error:
         return failed(f"not enough memory ({error}); reduce more dimensions, or select less", FAILED)
 
@@ -138,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(given: list[str]) -> int:
     try:
         arguments = _parser().parse_args(given)
-        arguments.command_line = shlex.join(["activestore", *given])
+        arguments.given = given
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             code: int = arguments.run(arguments)
@@ -181,10 +180,8 @@ class _Parser(argparse.ArgumentParser):
         return f"there is no option {option}; did you mean {near[0]}: {names[near[0]].help}?"
 
     def error(self, message: str) -> NoReturn:
-        for one in self._given:
-            for secret in secret_parts(one):
-                message = message.replace(secret, "").replace(repr(secret)[1:-1], "")
-        self.exit(WRONG_USAGE, f"activestore: error: {message}; see {self.prog} --help\n")
+        said = message_without_secrets(message, self._given)
+        self.exit(WRONG_USAGE, f"activestore: error: {said}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -369,7 +366,7 @@ def _reduce(arguments: argparse.Namespace) -> int:
         return OK
     result = part.run(reductions, axis, keepdims=arguments.keepdims, skipna=skipna, where=arguments.where)
     if arguments.output is not None:
-        _export().write_netcdf(result, arguments.output, overwrite=arguments.overwrite, history=arguments.command_line)
+        _export().write_netcdf(result, arguments.output, overwrite=arguments.overwrite, history=shown_command(arguments.given))
         print(f"{printable(arguments.output)}: written\n{printable(result.report)}")
     elif arguments.json:
         print_json(result_record(result))

@@ -20,6 +20,7 @@ from activestore.core.backend import BackendRecord
 from activestore.errors import CorruptChunkError, SelectionError, SourceError, UnsupportedError
 from activestore.plugins import Plugins
 from activestore.testing.datasets import write_sample
+from tests.web_stand_in import WebStandIn
 
 
 @pytest.fixture
@@ -356,6 +357,49 @@ def test_wrong_arguments_have_no_secrets_of_addresses(capsys, address, before):
     err = capsys.readouterr().err
     assert "hun" not in err
     assert "h.example/a.nc" in err
+
+
+@pytest.mark.parametrize("address", ["http://me:hun/ter@h.example/a.nc", "https://hun@h.example/a.nc?hun"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        ["--backend"],
+        ["-o"],
+        ["--where"],
+        ["--select"],
+        ["--axis"],
+        ["--op"],
+        ["--storage-option"],
+        ["--backend-option"],
+        ["--fallback"],
+        ["--server", "gopher://x", "--dim"],
+        ["--workers"],
+    ],
+)
+def test_no_option_shows_the_secrets_of_an_address(capsys, tas, before, address):
+    for given in ([*before, address], [*before[:-1], f"{before[-1]}={address}"]):
+        try:
+            code = cli.main(["reduce", "tas.nc", "tas", *given])
+        except SystemExit as stop:
+            code = stop.code
+        said = "".join(capsys.readouterr())
+        assert code == 2
+        assert "activestore: error: " in said
+        assert "hun" not in said
+
+
+def test_the_history_of_a_file_has_no_secrets(capsys, tas):
+    with WebStandIn() as web:
+        with open("tas.nc", "rb") as file:
+            web.files["/tas.nc"] = file.read()
+        server, address = web.address, f"http://me:hun%2Fter@{web.address}/tas.nc?code=hun&version=2"
+        options = ["--storage-option", 'headers={"X-Key": "hun"}', "--storage-option=version=none"]
+        output(capsys, "reduce", address, "tas", *options, "-o", "hidden.nc")
+    with open("hidden.nc", "rb") as file:
+        assert b"hun" not in file.read()
+    with netCDF4.Dataset("hidden.nc") as file:
+        said = f"'http://{server}/tas.nc?version=2' tas --storage-option 'headers=***' --storage-option=version=none"
+        assert said in file.history
 
 
 def test_failed_runs(capsys, tas, monkeypatch):

@@ -56,9 +56,10 @@ RANKS = {
     "arguments": 11,
     "site_commands": 11,
     "serving": 11,
-    "cli": 12,
-    "__main__": 13,
-    "__init__": 13,
+    "command_secrets": 12,
+    "cli": 13,
+    "__main__": 14,
+    "__init__": 14,
 }
 """A module imports from lower ranks, or from its own package."""
 CORE_MAY_IMPORT = {"numpy", "h5py", "numcodecs", "deflate", "blosc2"}
