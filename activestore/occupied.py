@@ -16,7 +16,7 @@ from activestore.source import LocalSource, local_path
 
 __all__ = ["is_changed_by_file", "is_changed_by_store"]
 
-_OTHER_NAMES = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "local": "file"}
+_OTHER_NAMES = {"s3a": "s3", "gcs": "gs", "abfss": "abfs"}
 """Protocols of two names."""
 
 
@@ -71,7 +71,7 @@ def _address(place: ReadableSource | str) -> str:
 
 def _same_or_inside(target: str, place: ReadableSource | str) -> bool:
     """Return whether a target is a place, whatever name it has there, or lies in it."""
-    path, own = _local(target), _local(_address(place))
+    path, own = local_path(target), local_path(_address(place))
     if path is not None and isinstance(place, LocalSource):
         return place.is_of(path)
     # Hard links, and systems for which two spellings are one.
@@ -84,7 +84,7 @@ def _names(address: str) -> list[str]:
     """Return the canonical names of what an address leads to: several where addresses are chained."""
     found = []
     for part in address.split("::"):
-        path = _local(part)
+        path = local_path(part)
         if path is not None:
             found.append(f"file://{os.path.realpath(path)}")
         elif "://" in part:
@@ -93,11 +93,6 @@ def _names(address: str) -> list[str]:
     return found
 
 
-def _local(address: str) -> str | None:
-    protocol, colon, rest = address.partition("://")
-    return rest if colon and protocol.lower() == "local" else local_path(address)
-
-
 def _is_new(target: str) -> bool:
-    path = _local(target)
+    path = local_path(target)
     return path is not None and not os.path.exists(path)

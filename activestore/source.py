@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from activestore.core.later import source_later
 from activestore.core.variable import ReadableSource
@@ -264,12 +264,16 @@ def open_file(uri: str, storage_options: Mapping[str, object]) -> Source:
 
 def local_path(uri: str) -> str | None:
     """Return the path that an address is on this machine, None if it is elsewhere."""
-    scheme, colon, _ = uri.partition("://")
+    scheme, colon, rest = uri.partition("://")
     # A file may have two colons in its name; an address that fsspec chains has them too.
     if not colon and ("::" not in uri or os.path.exists(uri)):
         # As a shell does, but for what has such a name.
         return os.path.expanduser(uri) if uri.startswith("~") and not os.path.lexists(uri) else uri
-    return unquote(urlsplit(uri).path) if scheme.lower() == "file" else None
+    if scheme.lower() not in ("file", "local"):
+        return None
+    # The whole of what follows, as fsspec has it: what stands where a host would is the first folder of a relative path.
+    path = rest[len("localhost") :] if rest.startswith("localhost/") else os.path.expanduser(rest)
+    return path if os.path.lexists(path) else unquote(path)
 
 
 def _with_references(uri: str, options: dict[str, Any]) -> Source:  # Any: options of many types

@@ -168,6 +168,20 @@ def test_addresses(path, tmp_path):
         open_source("nosuch://bucket/a.nc")
 
 
+@pytest.mark.parametrize("scheme", ["file", "local", "FILE"])
+def test_an_address_of_a_file_is_read_whole(path, tmp_path, monkeypatch, scheme):
+    """No part of it is dropped, so that no other file is read: it may be relative, at home, or have any sign in its name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "folder").mkdir()
+    for name in ("a.nc", "a#b.nc", "a?b.nc", "a%20b.nc", "100%.nc", "localhost.nc"):
+        (tmp_path / "folder" / name).write_bytes(name.encode())
+        for place in (f"{tmp_path}/folder/{name}", f"localhost{tmp_path}/folder/{name}", f"~/folder/{name}", f"folder/{name}"):
+            assert open_source(f"{scheme}://{place}").read_ranges([(0, 99)]) == [name.encode()]
+    with pytest.raises(SourceNotFoundError, match=r"elsewhere/a\.nc: no such file"):
+        open_source(f"{scheme}://elsewhere/a.nc")
+
+
 def test_what_cannot_be_opened(path, tmp_path):
     with pytest.raises(SourceNotFoundError, match="no such file; check the path"):
         open_source(tmp_path / "missing.nc")

@@ -130,8 +130,8 @@ def _is_elsewhere(uri: str, place: str | int) -> bool:
 
 def _address_of_file(target: Any) -> str | int | None:  # Any: a path, an address or a file object
     """Return the address of a file that is to be written, or the descriptor of one that is open; None where it is neither."""
-    if isinstance(target, (str, os.PathLike)):
-        return os.path.expanduser(os.fspath(target))
+    if isinstance(target, (str, bytes, os.PathLike)):
+        return os.path.expanduser(os.fsdecode(target))
     descriptor = getattr(target, "fileno", None)
     if descriptor is not None:
         try:
@@ -142,7 +142,8 @@ def _address_of_file(target: Any) -> str | int | None:  # Any: a path, an addres
 
 
 def _address_of_store(store: Any, group: str | None) -> str | None:  # Any: whatever xarray takes as a store
-    found = os.path.expanduser(os.fspath(store)) if isinstance(store, (str, os.PathLike)) else _address_of_object(store)
+    given = isinstance(store, (str, bytes, os.PathLike))
+    found = os.path.expanduser(os.fsdecode(store)) if given else _address_of_object(store)
     return found if found is None or not (group or "").strip("/") else f"{found.rstrip('/')}/{str(group).strip('/')}"
 
 

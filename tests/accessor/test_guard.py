@@ -59,6 +59,7 @@ FILE_DOORS = {
     "mode a, given by place": lambda ds, path: ds.to_netcdf(path, "a"),
     "a group of it": lambda ds, path: ds.to_netcdf(path, mode="a", group="other"),
     "text": lambda ds, path: ds.to_netcdf(str(path)),
+    "bytes": lambda ds, path: ds.to_netcdf(bytes(path), engine="h5netcdf"),
     "relative": lambda ds, path: ds.to_netcdf(path.name),
     "round about": lambda ds, path: ds.to_netcdf(f"./../{path.parent.name}/{path.name}"),
     "at home": lambda ds, path: ds.to_netcdf(f"~/{path.name}"),
@@ -90,7 +91,8 @@ def test_a_file_that_is_open(path, door):
 
 
 @pytest.mark.parametrize(
-    "kind", ["classic", "joined", "in Dask", "a tree", "references", "one variable", "a copy alone", "closed"]
+    "kind",
+    ["classic", "joined", "in Dask", "a tree", "references", "one variable", "a copy alone", "closed", "local://", "cached"],
 )
 def test_however_it_is_open(path, tmp_path, kind):
     if kind == "classic":
@@ -104,6 +106,8 @@ def test_however_it_is_open(path, tmp_path, kind):
         first.write_text(references_to(path))
     given = [first, path] if kind == "joined" else first
     ours = xr.open_datatree(path, engine="activestore")["/"].to_dataset() if kind == "a tree" else opened(given)
+    if kind in ("local://", "cached"):
+        ours = opened(f"local://{path}" if kind == "local://" else f"simplecache::local://{path}")
     if kind == "in Dask":
         ours = opened(path, chunks={})
     if kind == "one variable":
@@ -179,6 +183,7 @@ STORE_DOORS = {
     "text": lambda ds, store: ds.to_zarr(f"{store}/", mode="w"),
     "at home": lambda ds, store: ds.to_zarr(f"~/{store.name}", mode="w"),
     "an address": lambda ds, store: ds.to_zarr(f"file://{store}", mode="w"),
+    "fsspec's other address": lambda ds, store: ds.to_zarr(f"local://{store}", mode="w"),
     "a store": lambda ds, store: ds.to_zarr(local_store(store), mode="w"),
     "a mapping": lambda ds, store: ds.to_zarr(fsmap(store), mode="w"),
     "mode a": lambda ds, store: ds.to_zarr(store, mode="a"),
