@@ -25,7 +25,7 @@ _NAMES = "|".join(_OPTIONS)
 # Not where it may be a part of an address, or of a file's name.
 _GIVEN = re.compile(
     rf"(?<![\w/.'\"=:-])(?P<name>{_NAMES})="
-    r"(?:\{(?P<map>[^{}]*)\}|'(?P<text>[^']*)'|(?P<true>True)\b|(?P<number>\d+)(?!\w)|(?P<dots>…)|(?=[\s,;:)]|$))"
+    r"(?:\{(?P<map>[^{}]*)\}|'(?P<text>[^']*)'|(?P<true>True)\b|(?P<number>-?\d+)(?!\w)|(?P<dots>…)|(?=[\s,;:)]|$))"
 )
 _PAIR = re.compile(r"'(\w+)':\s*('[^']*'|True|False|[^,\s]+)")
 _WORDS = (

@@ -14,7 +14,15 @@ from urllib.parse import unquote
 from activestore.core.later import source_later
 from activestore.core.variable import ReadableSource
 from activestore.descriptors import kept, released, with_room
-from activestore.errors import ActivestoreError, SourceError, SourceNotFoundError, UnsupportedError, map_errors, to_install
+from activestore.errors import (
+    ActivestoreError,
+    ConfigurationError,
+    SourceError,
+    SourceNotFoundError,
+    UnsupportedError,
+    map_errors,
+    to_install,
+)
 from activestore.forking import Lock
 from activestore.origin import Origin
 from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
@@ -24,6 +32,9 @@ __all__ = ["LocalSource", "Source", "local_path", "open_file", "open_source"]
 
 _STORE_NAMES = (".zarr", ".parq", ".parquet")
 """How the addresses of stores, and of folders of references, usually end."""
+
+_MAPPINGS = frozenset({"client_kwargs", "headers", "remote_options", "target_options"})
+"""Options that have names and values of their own."""
 
 Source = ReadableSource
 """What a source offers: `uri`, `size`, `version`, `read_ranges`, `metadata`, `for_hdf5`."""
@@ -230,6 +241,7 @@ def open_source(uri: str | os.PathLike[str], storage_options: Mapping[str, objec
         activestore.errors.SourceNotFoundError: no/such/file.nc: no such file; check the path
     """
     text, options = os.fsdecode(uri), dict(storage_options or {})
+    _check_kinds(text, options)
     path = local_path(text)
     if path is not None and os.path.isdir(path):
         found = _open_store(path, options)
@@ -256,10 +268,28 @@ def open_source(uri: str | os.PathLike[str], storage_options: Mapping[str, objec
 
 def open_file(uri: str, storage_options: Mapping[str, object]) -> Source:
     """Return the file at `uri`, whatever is in it; parameters and errors are those of `open_source`."""
+    _check_kinds(uri, storage_options)
     path = local_path(uri)
     if path is not None:
         return LocalSource(path)
     return _open_remote(uri, uri.partition("://")[0].lower(), dict(storage_options))
+
+
+def _check_kinds(uri: str, options: Mapping[str, object]) -> None:
+    """Do nothing if the options that are read here are of the kind that they have to be.
+
+    Raises:
+        ConfigurationError: One is of another; its value, which may be secret, is not shown.
+    """
+    for name in _MAPPINGS & options.keys():
+        value = options[name]
+        if value is not None and not isinstance(value, Mapping):
+            raise ConfigurationError(f"{public_address(uri)}: storage_options {name}: give a mapping from names to values")
+        if isinstance(value, Mapping) and name == "client_kwargs":
+            _check_kinds(uri, value)
+    # Any text is true, "False" too.
+    if isinstance(options.get("anon"), str):
+        raise ConfigurationError(f"{public_address(uri)}: storage_options anon: give true or false, and not a text")
 
 
 def local_path(uri: str) -> str | None:

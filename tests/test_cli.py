@@ -295,6 +295,10 @@ def test_demo_fails_if_numbers_differ(capsys, monkeypatch):
 
 
 MISTAKES = [
+    (["reduce", "tas.nc", "tas", "--workers", "-1"], "--workers -1: give a whole number"),
+    (["inspect", "http://h.example/a.nc", "--storage-option", "headers=hun"], "--storage-option headers: give a mapping"),
+    (["inspect", "s3://bucket/a.nc", "--storage-option", "client_kwargs=3"], "--storage-option client_kwargs: give a mapping"),
+    (["inspect", "s3://bucket/a.nc", "--storage-option", "anon=False"], "--storage-option anon: give true or false"),
     (["inspect", "tas.nc", "taz"], "did you mean 'tas'?"),
     (["reduce", "tas.nc", "TAS"], "did you mean 'tas'?"),
     (["reduce", "odd.h5", "words"], "holds text"),

@@ -13,7 +13,7 @@ import pytest
 import xarray as xr
 
 from activestore import Active
-from activestore.errors import SourceError, SourceNotFoundError, UnsupportedError
+from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError, UnsupportedError
 from activestore.export import write_netcdf
 from activestore.source import LocalSource, open_source
 
@@ -180,6 +180,26 @@ def test_an_address_of_a_file_is_read_whole(path, tmp_path, monkeypatch, scheme)
             assert open_source(f"{scheme}://{place}").read_ranges([(0, 99)]) == [name.encode()]
     with pytest.raises(SourceNotFoundError, match=r"elsewhere/a\.nc: no such file"):
         open_source(f"{scheme}://elsewhere/a.nc")
+
+
+@pytest.mark.parametrize(
+    "address", ["https://store.example/a.nc", "s3://bucket/a.nc", "memory://a.nc", "https://store.example/a.zarr"]
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"headers": "hunter2"},
+        {"client_kwargs": 3},
+        {"client_kwargs": {"headers": "hunter2"}},
+        {"target_options": ["hunter2"]},
+        {"remote_options": "hunter2"},
+        {"anon": "False"},
+    ],
+)
+def test_options_of_another_kind_are_refused(address, options):
+    with pytest.raises(ConfigurationError, match=r"storage_options \w+: give (a mapping|true or false)") as refused:
+        open_source(address, options)
+    assert "hunter2" not in str(refused.value)
 
 
 def test_what_cannot_be_opened(path, tmp_path):
