@@ -140,7 +140,8 @@ def _kept(link: str) -> str:
 
 
 def _harmless(mark: str, query: str) -> str:
-    kept = [one for one in query.split("&") if unquote(one.partition("=")[0]).lower() in _NAMES_A_FILE]
+    # Some servers take a semicolon for the other sign.
+    kept = [one for one in re.split("[&;]", query) if unquote(one.partition("=")[0]).lower() in _NAMES_A_FILE]
     return mark + "&".join(kept) if kept else ""
 
 
