@@ -104,7 +104,8 @@ def _custom_chunk(function: Callable[..., Any], cells: ChunkValues) -> State:  #
     invalid = np.ma.nomask if cells.invalid is None else cells.invalid.copy()
     state = function(np.ma.MaskedArray(cells.values.copy(), mask=invalid), cells.axes)
     parts = state if isinstance(state, tuple) else (state,)
-    return tuple(np.ma.getdata(part).reshape(cells.count.shape) for part in parts)
+    # Another copy, as the function may fill the same array for the next chunk.
+    return tuple(np.array(np.ma.getdata(part)).reshape(cells.count.shape) for part in parts)
 
 
 def _custom_combine(function: Callable[..., Any], a: State, b: State, na: Counts, nb: Counts) -> State:

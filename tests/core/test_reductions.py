@@ -1,6 +1,7 @@
 """Components and reductions, each alone: parts that combine give what the whole gives."""
 
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,25 @@ def test_what_functions_of_ones_own_get_is_theirs_to_write_to(
         if axis in (None, 0):
             wanted = np.ma.masked_less(values, 0).mean(axis=axis)
             np.testing.assert_allclose(beside.values["sum"], wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_a_function_of_ones_own_may_fill_the_same_array_for_each_chunk(axis: int | None, tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).normal(size=(12, 10))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("v", data=numbers, chunks=(2, 10), compression="gzip")
+    kept = threading.local()
+
+    def total(values: np.ma.MaskedArray, axis: tuple[int, ...]) -> Any:
+        found = values.sum(axis=axis, keepdims=True)
+        kept.array = getattr(kept, "array", np.zeros(found.shape))
+        kept.array[...] = found
+        return kept.array
+
+    own = Reduction.from_functions("total", chunk=total, combine=np.add, finalize=lambda state, _: state)
+    for workers in (1, 2):
+        found = Active(tmp_path / "a.h5", "v").with_options(workers=workers).reduce(own, axis=axis)
+        np.testing.assert_allclose(found, numbers.sum(axis=axis), rtol=1e-12)
 
 
 def test_a_result_of_states_of_ours_may_be_written_to() -> None:
