@@ -16,7 +16,14 @@ from activestore.accessor.methods import Dims, Reductions, named
 from activestore.accessor.query import Query, called
 from activestore.accessor.rules import Method
 from activestore.accessor.weighted import WeightedArray, WeightedReductions, called_weighted, checked_weights
-from activestore.errors import NotNumericError, SelectionError, SumOverflowError, UnsupportedError, UntraceableError
+from activestore.errors import (
+    CorruptChunkError,
+    NotNumericError,
+    SelectionError,
+    SumOverflowError,
+    UnsupportedError,
+    UntraceableError,
+)
 from activestore.explanation import Explanation
 
 __all__ = ["ActiveDataset", "GroupedDataset", "WeightedDataset"]
@@ -25,6 +32,8 @@ Variable = TypeVar("Variable")
 """A variable, or what reduces it."""
 _OF_ONE = (NotNumericError, SelectionError, SumOverflowError, UnsupportedError, UntraceableError)
 """What says of one variable that it cannot be reduced, and nothing of the others."""
+_OF_SOME = (*_OF_ONE, TypeError, ValueError)
+"""The same, and what NumPy and xarray raise of types that they cannot reduce."""
 
 
 class ActiveDataset(Reductions[xr.Dataset], Groupable["GroupedDataset"]):
@@ -74,8 +83,9 @@ class ActiveDataset(Reductions[xr.Dataset], Groupable["GroupedDataset"]):
     def _reduced(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.Dataset:
         dims = named(dim, self._dataset.sizes)
         near = _near(self._dataset, dims)
-        others = _with_empty_read(self._dataset.drop_vars(near))
-        rest: Any = called(others, method, tuple(dim for dim in dims if dim in others.sizes), keep_attrs, windows=False)
+        others = self._dataset.drop_vars(near)
+        along = tuple(dim for dim in dims if dim in others.sizes)
+        rest = _of_others(others, lambda one: called(one, method, along, keep_attrs, windows=False), near)
         found = _each(near, lambda one: _reduced_along(one, dims, method, keep_attrs), rest)
         return _together(self._dataset, found, rest)
 
@@ -97,19 +107,24 @@ class GroupedDataset(Reductions[xr.Dataset]):
         return {name: Query(one).explain(reduction, _common(one, dims), self._of(one)) for name, one in near.items()}
 
     def _reduced(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.Dataset:
-        dims, sizes = self._grouping.reduced(dim, self._dataset.sizes), self._dataset.sizes
+        dims, windows = self._grouping.reduced(dim, self._dataset.sizes), self._grouping.windows
         near = _near(self._dataset, self._grouping.labels)
-        others = _with_empty_read(self._dataset.drop_vars(near))
-        # Groups without a coordinate cannot be made of a dataset that has lost the dimension.
-        lost = [one for one in self._grouping.labels if one not in others.sizes]
-        others = others.assign({f"positions along {one}": (one, np.zeros(sizes[one])) for one in lost})
-        along = tuple(dim for dim in dims if dim in others.sizes)
+        others = self._dataset.drop_vars(near)
+        along = tuple(dim for dim in dims if dim in others.sizes or dim in self._grouping.labels)
         # flox counts a value as often as a dimension is long that its variable does not have.
         only_groups = set(dims) == set(self._grouping.labels)
         with nullcontext() if only_groups else xr.set_options(use_flox=False):  # type: ignore[no-untyped-call]  # xarray's own
-            rest: Any = called(self._grouping.regroup(others), method, along, keep_attrs, windows=self._grouping.windows)
+            rest = _of_others(
+                others, lambda one: called(self._regrouped(one), method, along, keep_attrs, windows=windows), near
+            )
             found = _each(near, lambda one: Query(one).reduced(method, _common(one, dims), keep_attrs, self._of(one)), rest)
         return _together(self._dataset, found, rest)
+
+    def _regrouped(self, others: xr.Dataset) -> Any:  # Any: xarray's GroupBy, Resample or Coarsen
+        """Return the groups of some variables: those without a coordinate cannot be made where the dimension is lost."""
+        lost = [one for one in self._grouping.labels if one not in others.sizes]
+        sizes = self._dataset.sizes
+        return self._grouping.regroup(others.assign({f"positions along {one}": (one, np.zeros(sizes[one])) for one in lost}))
 
     def _of(self, array: xr.DataArray) -> Grouping:
         """Return the groups of one of the variables; xarray orders the dimensions of a dataset otherwise than of an array."""
@@ -159,10 +174,13 @@ class WeightedDataset(WeightedReductions[xr.Dataset]):
         dims = named(dim, self._dataset.sizes)
         is_whole = set(dims) == set(self._dataset.sizes)
         near = {name: one for name, one in self._arrays.items() if is_whole or set(dims) <= set(self._dataset[name].dims)}
-        others = _with_empty_read(self._dataset.drop_vars(near))
+        others = self._dataset.drop_vars(near)
         # What is weighted along a dimension that a variable does not have is xarray's to say, if there is such a variable.
         there = dims if others.data_vars else tuple(one for one in dims if one in others.sizes or one in self._weights.dims)
-        rest = called_weighted(others.weighted(self._weights), method, None if is_whole else there, skipna, keep_attrs)
+        along = None if is_whole else there
+        rest = _of_others(
+            others, lambda one: called_weighted(one.weighted(self._weights), method, along, skipna, keep_attrs), near
+        )
         found = _each(near, lambda one: called_weighted(one, method, None if is_whole else dims, skipna, keep_attrs), rest)
         return _together(self._dataset, found, rest)
 
@@ -196,9 +214,49 @@ def _each(
     if failed and not found and not rest.data_vars:
         raise failed[0][1]
     for name, cause in failed:
-        said = str(cause)
-        warnings.warn(f"{name!r} is left out: {said.removeprefix(f'{name!r}: ')}", UserWarning, stacklevel=4)
+        _warn_of_one(name, cause)
     return found
+
+
+def _of_others(
+    others: xr.Dataset,
+    reduce: Callable[[xr.Dataset], Any],  # Any: what xarray's methods give is not typed
+    near: Collection[Hashable],
+) -> Any:
+    """Return what xarray makes of the variables that are not reduced `near` the data, without those that it fails at.
+
+    Raises:
+        Exception: xarray's own, or ours, of a variable: there are no others then.
+
+    Warns:
+        UserWarning: A variable is left out; it names it.
+    """
+    others = _with_empty_read(others)
+    try:
+        return reduce(others)
+    except _OF_SOME:
+        failed = {name: cause for name in others.data_vars if (cause := _failure(others, name, reduce)) is not None}
+        if not failed or not {*near, *others.data_vars}.difference(failed):
+            raise
+    found = reduce(others.drop_vars(failed))
+    for name, cause in failed.items():
+        _warn_of_one(name, cause)
+    return found
+
+
+def _failure(others: xr.Dataset, name: Hashable, reduce: Callable[[xr.Dataset], Any]) -> Exception | None:
+    """Return what says of one variable that it cannot be reduced; of what holds numbers, only we know that."""
+    try:
+        reduce(others.drop_vars([one for one in others.data_vars if one != name]))
+    except CorruptChunkError:
+        raise
+    except _OF_SOME as error:
+        return error if others[name].dtype.kind not in "biufc" or isinstance(error, _OF_ONE) else None
+    return None
+
+
+def _warn_of_one(name: Hashable, cause: Exception) -> None:
+    warnings.warn(f"{name!r} is left out: {str(cause).removeprefix(f'{name!r}: ')}", UserWarning, stacklevel=5)
 
 
 def _with_empty_read(dataset: xr.Dataset) -> xr.Dataset:

@@ -238,6 +238,40 @@ def test_one_variable_never_keeps_the_others_from_being_reduced(tmp_path):
         assert "large" not in found
 
 
+def test_records_and_lists_of_numbers_are_left_out(tmp_path):
+    """xarray fails at them, and then at the dataset: without them, it is reduced as if they were not there."""
+    path = tmp_path / "a.nc"
+    with h5py.File(path, "w") as file:
+        for dim, length in (("time", 4), ("y", 2)):
+            file[dim] = np.arange(float(length))
+            file[dim].make_scale(dim)
+        odd = np.zeros(4, [("a", "f4"), ("b", "i2")])
+        for name, values in (("v", np.arange(4.0)), ("records", odd), ("raw", odd["a"].view("V4")), ("text", [b"abc"] * 4)):
+            file[name] = values
+            file[name].dims[0].attach_scale(file["time"])
+        file["field"] = np.arange(2.0)
+        file["field"].dims[0].attach_scale(file["y"])
+    with xr.open_dataset(path, engine="activestore", cache=False) as ds:
+        plain = ds[["v", "field"]]
+        weights = xr.DataArray([1.0, 2, 3, 4], dims="time")
+        for reduce in (
+            lambda one: one.active.max("time"),
+            lambda one: one.active.max(),
+            lambda one: one.active.groupby(xr.DataArray([0, 0, 1, 1], dims="time", name="k")).max("time"),
+            lambda one: one.active.coarsen(time=2).max(),
+            lambda one: one.active.weighted(weights).mean("time"),
+        ):
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                found = reduce(ds)
+            for name in ("records", "raw"):
+                assert any(f"'{name}' is left out: " in str(one.message) for one in told), name
+                assert name not in found
+            xr.testing.assert_identical(found[["v", "field"]], reduce(plain))
+        with pytest.raises(TypeError):
+            ds[["records"]].active.max()
+
+
 def test_what_only_xarray_reads(tmp_path):
     """Complex and long numbers are read first, beside others that are reduced where they are."""
     path = tmp_path / "a.h5"
