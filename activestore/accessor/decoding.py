@@ -64,6 +64,8 @@ def default_fill(attrs: Mapping[str, object], stored: np.dtype[Any], steps: Sequ
     if stored.kind not in "iuf" or stored.itemsize == 1:
         return None
     decoding = _decoding(stored, steps)
+    if decoding.stored.kind != stored.kind:
+        return None  # read with the other sign, as `_Unsigned` says
     named, known = (read(attrs, stored) for read in (read_named_missing, partial(read_missing, filled=True)))
     default = [value for value in known.values if value not in named.values]
     numbers = np.array([*default, 0], decoding.stored.newbyteorder("="))
