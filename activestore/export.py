@@ -88,7 +88,8 @@ def write_netcdf(result: Result, path: str | os.PathLike[str], *, overwrite: boo
     fields = Neighbours(result).fields()
     fields += [_reduced(result, name, fields) for name in result.values]
     attrs = _global_attributes(result, history or _description(result))
-    with _replaced(os.path.expanduser(path), overwrite=overwrite) as temporary:
+    # A link stays one: what it leads to is replaced.
+    with _replaced(os.path.realpath(os.path.expanduser(path)), overwrite=overwrite) as temporary:
         _write(temporary, fields, attrs)
 
 

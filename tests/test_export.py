@@ -318,6 +318,19 @@ def test_places_that_are_refused(source, case):
     assert (folder / "old.nc").read_bytes() == b"old"
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_what_a_link_leads_to_is_replaced(source, tmp_path, there):
+    result, (link, old) = Active(source, "tas").run("mean"), (source.parent / "link.nc", tmp_path / "old.nc")
+    link.symlink_to(old)
+    if there:
+        old.write_bytes(b"old")
+    with pytest.raises(ConfigurationError, match="exists already"):
+        write_netcdf(result, link)
+    write_netcdf(result, link, overwrite=True)
+    assert link.is_symlink()
+    assert Active(old, "tas").mean() == result.value
+
+
 def test_overwrite_replaces_whole_files_only(source, monkeypatch):
     result = Active(source, "tas").run("mean")
     old = source.parent / "old.nc"
