@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Any, BinaryIO, TypeVar
 
 import h5netcdf
 import numpy as np
@@ -21,8 +21,8 @@ from activestore.accessor.hdf5_files import ODDITIES, TolerantFile
 from activestore.accessor.lazy_array import LazyArray
 from activestore.accessor.stored_array import StoredArray, StoredFile
 from activestore.core import classic
-from activestore.core.hdf5 import cannot_open, group_names, load_plugins, read_dataset
-from activestore.core.hdf5_turn import hdf5_turn
+from activestore.core.hdf5 import group_names, load_plugins, read_dataset
+from activestore.core.hdf5_guard import cannot_open, read_guarded
 from activestore.core.metadata import is_classic
 from activestore.core.objects import is_of_objects
 from activestore.descriptors import with_room
@@ -31,12 +31,25 @@ from activestore.source import Source
 
 __all__ = ["Contents", "read_contents", "read_groups"]
 
+_Found = TypeVar("_Found")
+
 
 class Contents(AbstractDataStore):
     """Variables, attributes and unlimited dimensions that were read from a file, which is closed again."""
 
-    def __init__(self, variables: Mapping[str, xr.Variable], attrs: Mapping[str, Any], encoding: Mapping[str, Any]) -> None:
-        """Hold what was read; the variables' values are as they are stored, and lazy."""
+    def __init__(
+        self,
+        variables: Mapping[str, xr.Variable],
+        attrs: Mapping[str, Any],
+        encoding: Mapping[str, Any],
+        *,
+        left_out: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Hold what was read; the variables' values are as they are stored, and lazy.
+
+        What is left out, by its full name, has a reason.
+        """
+        self.left_out = left_out
         self.variables, self.attributes, self.encoding = dict(variables), dict(attrs), dict(encoding)
 
     def only(self, names: Collection[str]) -> Contents:
@@ -93,8 +106,7 @@ def read_contents(file: StoredFile, group: str | None, *, only: Collection[str] 
         quick = describe(kept, group, only=only)
         if quick is not None:
             return _described_contents(file, group, quick)
-        with _opened(kept, group) as store:
-            return _group_contents(file, kept, group, store)
+        return _said(kept, {"": _with_store(kept, group, lambda store: _group_contents(file, kept, group, store))})[""]
 
 
 def read_groups(file: StoredFile, group: str | None) -> dict[str, Contents]:
@@ -117,11 +129,15 @@ def read_groups(file: StoredFile, group: str | None) -> dict[str, Contents]:
         if is_classic(kept):
             return {"." if group else "/": _classic_contents(file, kept, group)}
         top = (group or "").strip("/")
-        with _opened(kept, top) as store:
+
+        def contents(store: Any) -> dict[str, Contents]:  # Any: xarray's store is untyped
             found = {top: _group_contents(file, kept, top, store)}
             for name in _groups(store.ds):
                 own = H5NetCDFStore(store._manager, group=f"/{name}", mode="r", lock=False)
                 found[name] = _group_contents(file, kept, name, own)
+            return found
+
+        found = _said(kept, _with_store(kept, top, contents))
         return {(name[len(top) :].strip("/") or "." if group else f"/{name}"): one for name, one in found.items()}
 
 
@@ -143,9 +159,15 @@ def _group_contents(file: StoredFile, source: Source, group: str | None, store: 
     unnamed = describe(source, top, unnamed=True) if here else None
     if unnamed is not None:
         return _described_contents(file, group, unnamed)
-    for name, reason in here.items():
-        warnings.warn(f"{source.uri}: {name!r} is left out: {reason}", UserWarning, stacklevel=3)
-    return Contents(variables, dict(store.get_attrs()), dict(store.get_encoding()))
+    return Contents(variables, dict(store.get_attrs()), dict(store.get_encoding()), left_out=here)
+
+
+def _said(source: Source, found: dict[str, Contents]) -> dict[str, Contents]:
+    """Return the contents of groups once it is said what they lack: not before it is known that nothing is read again."""
+    for contents in found.values():
+        for name, reason in contents.left_out.items():
+            warnings.warn(f"{source.uri}: {name!r} is left out: {reason}", UserWarning, stacklevel=4)
+    return found
 
 
 def _check_name(group: object) -> None:
@@ -153,33 +175,37 @@ def _check_name(group: object) -> None:
         raise ConfigurationError(f"the name of a group must be a string, as 'outer/inner', not {group!r}")
 
 
-@contextmanager
-def _opened(source: Source, group: str | None) -> Iterator[Any]:  # Any: xarray's store is untyped
-    """Open an HDF5 file for xarray's own store, which knows netCDF-4's dimensions, types and attributes.
+def _with_store(source: Source, group: str | None, work: Callable[[Any], _Found]) -> _Found:  # Any: xarray's store is untyped
+    """Return what `work` makes of an HDF5 file in xarray's own store, which knows netCDF-4's dimensions, types and attributes.
 
     Raises:
         GroupNotFoundError: There is no such group.
         SourceError: It cannot be read.
     """
     load_plugins()
+
+    def with_file(file: TolerantFile) -> _Found:
+        try:
+            # Without xarray's lock: who has that waits for the turn that we have.
+            store = H5NetCDFStore(DummyFileManager(file), group=group, mode="r", lock=False)
+            _ = store.ds
+        except ActivestoreError:
+            raise
+        except OSError:
+            groups = ", ".join(group_names(source)[1:]) or "none"
+            raise GroupNotFoundError(f"{source.uri}: no group {group!r}; there are: {groups}") from None
+        return work(store)
+
     try:
-        with hdf5_turn(through_python=source.is_remote), with_room(lambda: _file(source)) as opened:
-            try:
-                # Without xarray's lock: who has that waits for the turn that we have.
-                store = H5NetCDFStore(DummyFileManager(opened), group=group, mode="r", lock=False)
-                _ = store.ds
-            except OSError:
-                groups = ", ".join(group_names(source)[1:]) or "none"
-                raise GroupNotFoundError(f"{source.uri}: no group {group!r}; there are: {groups}") from None
-            yield store
+        return read_guarded(source, _file, with_file)
     except ActivestoreError:
         raise
     except (*ODDITIES, OSError, RuntimeError) as error:
         raise cannot_open(source.uri, error) from None
 
 
-def _file(source: Source) -> TolerantFile:
-    return TolerantFile(source.for_hdf5(), "r", phony_dims="access", decode_vlen_strings=True)
+def _file(given: str | BinaryIO) -> TolerantFile:
+    return with_room(lambda: TolerantFile(given, "r", phony_dims="access", decode_vlen_strings=True))
 
 
 def _groups(group: h5netcdf.Group) -> list[str]:
@@ -213,15 +239,19 @@ class _ThroughXarray(LazyArray):
     def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
         # One item of a list of lists is a list: whole dimensions are read, so that there is an array around it.
         whole = tuple(slice(one, one + 1) if isinstance(one, (int, np.integer)) else one for one in key)
-        with self.file.metadata() as kept, _opened(kept, self.group) as store:
-            if self.name in store.ds.variables:
-                array = store.open_store_variable(self.name, store.ds.variables[self.name])._data.array
-                found = self._boxed(array[indexing.OuterIndexer(whole)])
-            else:
+        with self.file.metadata() as kept:
+
+            def values(store: Any) -> npt.NDArray[Any]:  # Any: xarray's store is untyped
+                if self.name in store.ds.variables:
+                    array = store.open_store_variable(self.name, store.ds.variables[self.name])._data.array
+                    return self._boxed(array[indexing.OuterIndexer(whole)])
                 found = read_dataset(kept, f"{self.group or ''}/{self.name}".strip("/"))
                 # Each index is for its own dimension.
                 for axis, index in enumerate(whole):
                     found = found[(*[slice(None)] * axis, index)]
+                return found
+
+            found = _with_store(kept, self.group, values)
         return found.reshape([n for n, one in zip(found.shape, key, strict=True) if not isinstance(one, (int, np.integer))])
 
     def _boxed(self, found: Any) -> npt.NDArray[Any]:  # Any: of a scalar, whatever it holds

@@ -6,10 +6,10 @@ import importlib
 import importlib.util
 import struct
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import h5py
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from activestore.core.codecs import EVERY_FILTER
 from activestore.core.hdf5_attributes import HIDDEN, attribute_sizes, plain_value, read_attribute
+from activestore.core.hdf5_guard import cannot_open, read_guarded
 from activestore.core.hdf5_scales import DIMENSION_ONLY, NOT_COORDINATE, read_dimensions
 from activestore.core.hdf5_storage import (
     Storage,
@@ -28,7 +29,6 @@ from activestore.core.hdf5_storage import (
     tree_table,
     variable_of,
 )
-from activestore.core.hdf5_turn import hdf5_turn
 from activestore.core.variable import (
     ChunkTable,
     ReadableSource,
@@ -40,45 +40,34 @@ from activestore.core.variable import (
     unplaced_table,
     unwritten_table,
 )
-from activestore.descriptors import FULL, is_full, with_room
+from activestore.descriptors import with_room
 from activestore.errors import ActivestoreError, NotNumericError, SourceError, UnsupportedError, VariableNotFoundError
 
 __all__ = [
     "DAMAGE",
-    "cannot_open",
     "damage_named",
     "dangling_link",
     "find_dataset",
     "group_names",
     "hdf5_file",
     "load_plugins",
-    "open_hdf5",
     "read_dataset",
+    "read_hdf5",
     "read_variable",
     "variable_names",
 ]
 
 
-@contextmanager
-def open_hdf5(source: ReadableSource) -> Iterator[h5py.File]:
-    """Open `source` with the HDF5 library for the length of a `with` block.
+_Found = TypeVar("_Found")
+
+
+def read_hdf5(source: ReadableSource, work: Callable[[h5py.File], _Found]) -> _Found:
+    """Return what `work` makes of `source`, opened with the HDF5 library; nothing of it may need the open file.
 
     Raises:
         SourceError: It is damaged, or not HDF5.
     """
-    with hdf5_turn(through_python=source.is_remote), hdf5_file(source) as file:
-        yield file
-
-
-def global_attributes(source: ReadableSource) -> dict[str, object]:
-    """Return the attributes of the root group.
-
-    Raises:
-        SourceError: The file is damaged.
-    """
-    with open_hdf5(source) as file:
-        root = file["/"]
-        return _attributes(root, attribute_sizes(root.id, root.id.get_create_plist()))
+    return read_guarded(source, lambda given: _opened(source.uri, given), work)
 
 
 def hdf5_file(source: ReadableSource) -> h5py.File:
@@ -87,28 +76,30 @@ def hdf5_file(source: ReadableSource) -> h5py.File:
     Raises:
         SourceError: It is damaged, or not HDF5.
     """
+    return _opened(source.uri, source.for_hdf5())
+
+
+def _opened(uri: str, given: str | BinaryIO) -> h5py.File:
     try:
-        return with_room(lambda: h5py.File(source.for_hdf5(), "r"))
+        return with_room(lambda: h5py.File(given, "r"))
     except ActivestoreError:
         raise
     except OSError as error:
-        raise cannot_open(source.uri, error) from None
+        raise cannot_open(uri, error) from None
 
 
-def cannot_open(uri: str, error: Exception) -> SourceError:
-    """Return what the HDF5 library has against a file: another program writes to it, or it is damaged."""
-    if is_full(error):
-        return SourceError(f"{uri}: {FULL}")
-    if isinstance(error, BlockingIOError) or "unable to lock file" in str(error):
-        return SourceError(
-            f"{uri}: another program has it open for writing, and has locked it; try again once it is closed, or read a copy"
-        )
-    if "consistency flags" in str(error):
-        return SourceError(
-            f"{uri}: is marked as open for writing: another program writes to it, or ended while it did; try again when it has "
-            "been closed, or clear the mark with h5clear -s"
-        )
-    return SourceError(f"{uri}: the HDF5 library cannot open it ({error}); is it cut off or damaged?")
+def global_attributes(source: ReadableSource) -> dict[str, object]:
+    """Return the attributes of the root group.
+
+    Raises:
+        SourceError: The file is damaged.
+    """
+
+    def work(file: h5py.File) -> dict[str, object]:
+        root = file["/"]
+        return _attributes(root, attribute_sizes(root.id, root.id.get_create_plist()))
+
+    return read_hdf5(source, work)
 
 
 DAMAGE = (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError, struct.error)
@@ -139,8 +130,8 @@ def load_plugins() -> None:
 
 def variable_names(source: ReadableSource) -> list[str]:
     """Return the names of all variables, groups first: "group/var"."""
-    with open_hdf5(source) as file, damage_named(source.uri, "the list of variables"):
-        return list(_names(file, "", (file.id,)))
+    with damage_named(source.uri, "the list of variables"):
+        return read_hdf5(source, lambda file: list(_names(file, "", (file.id,))))
 
 
 def read_dataset(source: ReadableSource, name: str) -> npt.NDArray[Any]:
@@ -150,17 +141,25 @@ def read_dataset(source: ReadableSource, name: str) -> npt.NDArray[Any]:
         VariableNotFoundError: There is none of that name.
         SourceError: The file is damaged.
     """
-    with open_hdf5(source) as file, damage_named(source.uri, f"the values of {name!r}"):
+
+    def work(file: h5py.File) -> npt.NDArray[Any]:
         dataset = find_dataset(file, source.uri, name)
         is_text = dataset.dtype.kind == "O" and h5py.check_string_dtype(dataset.dtype) is not None
         return np.asarray(dataset.asstr()[...] if is_text else dataset[...])
 
+    with damage_named(source.uri, f"the values of {name!r}"):
+        return read_hdf5(source, work)
+
 
 def group_names(source: ReadableSource, top: str = "") -> list[str]:
     """Return the paths of a group and of all groups below it, the outer ones first; none if there is no such group."""
-    with open_hdf5(source) as file, damage_named(source.uri, "the list of groups"):
+
+    def work(file: h5py.File) -> list[str]:
         group = file.get(f"/{top}")
         return list(_groups(group, top, (group.id,))) if isinstance(group, h5py.Group) else []
+
+    with damage_named(source.uri, "the list of groups"):
+        return read_hdf5(source, work)
 
 
 def _is_text(name: str | bytes) -> bool:
@@ -200,8 +199,8 @@ def read_variable(source: ReadableSource, name: str) -> Variable:
         UnsupportedError: Its chunks are larger than any reader accepts, or it is a link into another file.
         SourceError: The file is damaged.
     """
-    with open_hdf5(source) as file, damage_named(source.uri, f"the metadata of {name!r}"):
-        return _variable(file, find_dataset(file, source.uri, name), source, name.strip("/"))
+    with damage_named(source.uri, f"the metadata of {name!r}"):
+        return read_hdf5(source, lambda file: _variable(file, find_dataset(file, source.uri, name), source, name.strip("/")))
 
 
 def find_dataset(file: h5py.File, uri: str, name: str) -> h5py.Dataset:

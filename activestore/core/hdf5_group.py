@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from h5py import h5, h5d, h5ds, h5g, h5p, h5r, h5s, h5t
 
-from activestore.core.hdf5 import DAMAGE, damage_named, open_hdf5
+from activestore.core.hdf5 import DAMAGE, damage_named, read_hdf5
 from activestore.core.hdf5_attributes import HIDDEN, Text, Value, attribute_sizes, number_dtype, plain_value, read_attribute
 from activestore.core.hdf5_scales import DIMENSION_ONLY, NOT_COORDINATE, attached_scales, longest_attached
 from activestore.core.hdf5_storage import Storage, chunk_layout, read_storage, read_user_block, tree_table, variable_of
@@ -116,12 +116,15 @@ def read_group(
     """
     path = group.strip("/")
     wanted = None if only is None else frozenset(name.encode() for name in only)
-    with open_hdf5(source) as file:
+
+    def work(file: Any) -> Group | None:  # Any: h5py is untyped
         try:
             place = path.encode().split(b"/") if path else []
             return _group(file.id, place, eager=not source.is_remote, wanted=wanted, unnamed=unnamed)
         except (_UncertainError, *DAMAGE):
             return None
+
+    return read_hdf5(source, work)
 
 
 _Place = tuple[int, int]

@@ -11,7 +11,7 @@ import pytest
 from activestore import Active
 from activestore.blocks import MetadataView, data_file
 from activestore.core.collection import held_back
-from activestore.core.hdf5 import open_hdf5
+from activestore.core.hdf5 import read_hdf5
 from activestore.source import LocalSource
 
 xr = pytest.importorskip("xarray")
@@ -86,8 +86,7 @@ def source(tmp_path):
 
 def test_metadata(source, garbage):
     garbage()
-    with open_hdf5(source.metadata().__enter__()) as file:
-        assert file["x"].shape == (20, 20)
+    assert read_hdf5(source.metadata().__enter__(), lambda file: file["x"].shape) == (20, 20)
     assert source.stuck == []
 
 
