@@ -118,6 +118,7 @@ class TolerantFile(_Tolerant, h5netcdf.File):  # type: ignore[misc]  # h5netcdf 
         """Open it as h5netcdf does."""
         self.left_out: dict[str, str] = {}
         """Full names of members that were left out so far, and why."""
+        self._writable = False  # asked for when it is closed, even if it could not be opened
         super().__init__(*args, **options)
 
 
