@@ -83,9 +83,11 @@ class ActiveDataset(Reductions[xr.Dataset], Groupable["GroupedDataset"]):
     def _reduced(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.Dataset:
         dims = named(dim, self._dataset.sizes)
         near = _near(self._dataset, dims)
-        others = self._dataset.drop_vars(near)
-        along = tuple(dim for dim in dims if dim in others.sizes)
-        rest = _of_others(others, lambda one: called(one, method, along, keep_attrs, windows=False), near)
+
+        def of_others(others: xr.Dataset) -> Any:  # Any: what xarray's methods give is not typed
+            return called(others, method, tuple(dim for dim in dims if dim in others.sizes), keep_attrs, windows=False)
+
+        rest = _of_others(self._dataset.drop_vars(near), of_others, near)
         found = _each(near, lambda one: _reduced_along(one, dims, method, keep_attrs), rest)
         return _together(self._dataset, found, rest)
 
@@ -109,14 +111,15 @@ class GroupedDataset(Reductions[xr.Dataset]):
     def _reduced(self, method: Method, dim: Dims, keep_attrs: bool | None) -> xr.Dataset:
         dims, windows = self._grouping.reduced(dim, self._dataset.sizes), self._grouping.windows
         near = _near(self._dataset, self._grouping.labels)
-        others = self._dataset.drop_vars(near)
-        along = tuple(dim for dim in dims if dim in others.sizes or dim in self._grouping.labels)
+
+        def of_others(others: xr.Dataset) -> Any:  # Any: what xarray's methods give is not typed
+            along = tuple(dim for dim in dims if dim in others.sizes or dim in self._grouping.labels)
+            return called(self._regrouped(others), method, along, keep_attrs, windows=windows)
+
         # flox counts a value as often as a dimension is long that its variable does not have.
         only_groups = set(dims) == set(self._grouping.labels)
         with nullcontext() if only_groups else xr.set_options(use_flox=False):  # type: ignore[no-untyped-call]  # xarray's own
-            rest = _of_others(
-                others, lambda one: called(self._regrouped(one), method, along, keep_attrs, windows=windows), near
-            )
+            rest = _of_others(self._dataset.drop_vars(near), of_others, near)
             found = _each(near, lambda one: Query(one).reduced(method, _common(one, dims), keep_attrs, self._of(one)), rest)
         return _together(self._dataset, found, rest)
 
@@ -174,13 +177,13 @@ class WeightedDataset(WeightedReductions[xr.Dataset]):
         dims = named(dim, self._dataset.sizes)
         is_whole = set(dims) == set(self._dataset.sizes)
         near = {name: one for name, one in self._arrays.items() if is_whole or set(dims) <= set(self._dataset[name].dims)}
-        others = self._dataset.drop_vars(near)
-        # What is weighted along a dimension that a variable does not have is xarray's to say, if there is such a variable.
-        there = dims if others.data_vars else tuple(one for one in dims if one in others.sizes or one in self._weights.dims)
-        along = None if is_whole else there
-        rest = _of_others(
-            others, lambda one: called_weighted(one.weighted(self._weights), method, along, skipna, keep_attrs), near
-        )
+
+        def of_others(others: xr.Dataset) -> Any:  # Any: what xarray's methods give is not typed
+            # What is weighted along a dimension that a variable does not have is xarray's to say, if there is such a variable.
+            there = tuple(one for one in dims if others.data_vars or one in others.sizes or one in self._weights.dims)
+            return called_weighted(others.weighted(self._weights), method, None if is_whole else there, skipna, keep_attrs)
+
+        rest = _of_others(self._dataset.drop_vars(near), of_others, near)
         found = _each(near, lambda one: called_weighted(one, method, None if is_whole else dims, skipna, keep_attrs), rest)
         return _together(self._dataset, found, rest)
 

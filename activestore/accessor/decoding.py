@@ -155,6 +155,8 @@ def _plain(value: Any, made: np.dtype[Any]) -> tuple[float | None, str]:  # Any:
     if isinstance(value, (bool, complex)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise OnlyXarrayError(f"its scale or offset is {value!r}")
     dtype = value.dtype if isinstance(value, np.generic) else made
+    if dtype.kind in "iu" and not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
+        raise OnlyXarrayError(f"its scale or offset is {value!r}, which {dtype} does not have")
     try:
         return int(value) if dtype.kind in "iu" else float(value), dtype.newbyteorder("<").str
     except OverflowError as error:

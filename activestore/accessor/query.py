@@ -120,6 +120,7 @@ class Query:
 
         Raises:
             UntraceableError: It cannot be told for certain where they come from.
+            NotNumericError: Only xarray can read them, and fails.
 
         Warns:
             FallbackWarning: Only xarray can read them.
@@ -138,7 +139,20 @@ class Query:
             return self.chosen(self.array)
         except OnlyXarrayError as error:
             warnings.warn(str(error), FallbackWarning, stacklevel=5)
-            return self.chosen(self.array.compute())
+            return self.chosen(self._read())
+
+    def _read(self) -> xr.DataArray:
+        """Return the array with its values, as xarray reads them.
+
+        Raises:
+            NotNumericError: Its attributes are such that xarray cannot make numbers of what is stored.
+        """
+        try:
+            return self.array.compute()
+        except ActivestoreError:
+            raise
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise NotNumericError(f"{self}: xarray makes no numbers of what is stored, with its attributes ({error})") from None
 
     def explain(
         self, reduction: str | tuple[str, ...], dims: tuple[Hashable, ...], grouping: Grouping = NO_GROUPS
