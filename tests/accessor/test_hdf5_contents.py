@@ -344,5 +344,5 @@ def test_a_deleted_variable(tmp_path):
 
 
 def test_h5netcdf_is_not_asked(monkeypatch):
-    monkeypatch.setattr(stores, "_opened", lambda *_: pytest.fail("the thorough road was taken"))
+    monkeypatch.setattr(stores, "_with_store", lambda *_: pytest.fail("the thorough road was taken"))
     assert xr.open_dataset(SAMPLE, engine="activestore").tas.shape == (24, 18, 36)

@@ -540,11 +540,13 @@ def test_datasets(mixed, method, dim, keep_attrs):
         for pick in (lambda one: one, lambda one: one.isel(t=slice(1, 4)), lambda one: one[["z", "n", "a"]]):
             try:
                 wanted = getattr(pick(theirs), method)(dim, **options)
-            except (TypeError, ValueError) as error:
-                with pytest.raises(type(error)):
-                    getattr(pick(ds).active, method)(dim, **options)
-                continue
-            found = getattr(pick(ds).active, method)(dim, **options)
+                found = getattr(pick(ds).active, method)(dim, **options)
+            except (TypeError, ValueError):
+                # There are reductions that times do not have: for xarray, nothing has them then.
+                with pytest.warns(UserWarning, match="is left out: "):
+                    found = getattr(pick(ds).active, method)(dim, **options)
+                assert {"z", "n", "a", "one", "m"} <= set(found.data_vars)
+                wanted = getattr(pick(theirs)[list(found.data_vars)], method)(dim, **options)
             assert list(found.data_vars) == list(wanted.data_vars)
             assert set(found.coords) == set(wanted.coords)
             assert found.attrs == wanted.attrs
