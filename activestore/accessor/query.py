@@ -312,7 +312,8 @@ class Query:
                 )
             return self.reduced(method, dims if self.array.ndim else None, keep_attrs)
         options = {} if keep_attrs is None else {"keep_attrs": keep_attrs}
-        flat = located.compute().stack({_FLAT: dims}, create_index=False)
+        here = located.compute()
+        flat = here.stack({_FLAT: dims}, create_index=False) if dims else here.expand_dims(_FLAT)
         found = getattr(flat, method.name)(_FLAT, skipna=method.skipna, **options)
         return self.assembled(found.drop_vars([name for name in found.coords if name not in found.dims]), found.values, {*dims})
 

@@ -21,6 +21,7 @@ from tests.server.running import running
 pytestmark = pytest.mark.filterwarnings(
     "ignore::xarray.SerializationWarning",
     "ignore::zarr.errors.UnstableSpecificationWarning",
+    "ignore:Behaviour of argmin/argmax:FutureWarning",
     "ignore:Consolidated metadata",
     "ignore:Object at",
 )
@@ -128,6 +129,8 @@ def test_as_xarray_has_them(stored):
                     assert_same(getattr(ds.mask.active, method)(dim), getattr(theirs.mask, method)(dim), (engine, method, dim))
             if theirs.mask.dtype == bool:
                 xr.testing.assert_identical(ds.mask.active.argmax("y"), theirs.mask.argmax("y"))
+                single = {"time": 1, "y": 2, "x": 3}
+                xr.testing.assert_identical(ds.mask.isel(single).active.argmax(), theirs.mask.isel(single).argmax())
                 xr.testing.assert_identical((~ds.mask).compute(), ~theirs.mask)
                 if "v" in ds:
                     assert_same(ds.v.where(~ds.mask).sum(), theirs.v.where(~theirs.mask).sum())
@@ -308,3 +311,17 @@ def test_engines_that_only_xarray_reads_with(tmp_path, engine):
         with pytest.warns(FallbackWarning, match="only xarray reads"):
             found = ds.active.groupby("k").max()
         xr.testing.assert_identical(found, ds.compute().groupby("k").max())
+
+
+def test_position_of_a_single_value_that_is_read_first(tmp_path):
+    """A fill value makes objects of truth values, which only xarray decodes."""
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    array = group.create_array("x", shape=(3,), chunks=(2,), dtype="bool", fill_value=False)
+    array[...] = [True, False, True]
+    array.attrs["_ARRAY_DIMENSIONS"] = ["d"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ds = xr.open_dataset(tmp_path / "a.zarr", engine="activestore")
+        xr.testing.assert_identical(ds.x[0].active.argmax(), ds.x[0].compute().argmax())
+        with pytest.raises(ValueError, match="All-NaN"):
+            ds.x[1].active.argmax()

@@ -178,7 +178,9 @@ def _loaded(place: Place) -> xr.DataArray:
     for file, path in zip(place.files, place.paths, strict=True):
         engine = WRITERS[file.writer].engine
         with xr.open_dataset(str(path), engine=engine, **_keywords(file, engine)) as dataset:
-            arrays.append(dataset.compute()[NAME])
+            array = dataset.compute()[NAME]
+            # References are still Dask's then, which finds another position where a number is there twice.
+            arrays.append(array.copy(data=np.asarray(array.values)))
     return arrays[0] if len(arrays) == 1 else xr.concat(arrays, arrays[0].dims[0])
 
 

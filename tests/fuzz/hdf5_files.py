@@ -238,6 +238,15 @@ def stored(path: Path, name: str = NAME) -> np.ndarray:
     return np.asarray(numbers).astype(numbers.dtype.newbyteorder("="))
 
 
+def _created(target: h5py.File, numbers: np.ndarray, properties: h5py.h5p.PropDCID) -> h5py.Dataset:
+    """Write numbers with these properties, which h5py forgets for those without dimensions."""
+    space, kind = h5py.h5s.create_simple(numbers.shape) if numbers.shape else h5py.h5s.create(h5py.h5s.SCALAR), numbers.dtype
+    dataset = h5py.Dataset(h5py.h5d.create(target.id, NAME.encode(), h5py.h5t.py_create(kind, logical=True), space, properties))
+    if numbers.size:
+        dataset[...] = numbers
+    return dataset
+
+
 def plain_copy(file: File, numbers: np.ndarray, copy: Path) -> None:
     """Write the numbers and attributes alone, as netCDF's own library reads them wherever it was built."""
     kind = file.options.get("fill_time")
@@ -247,7 +256,7 @@ def plain_copy(file: File, numbers: np.ndarray, copy: Path) -> None:
     if kind is not None:
         properties.set_fill_time(getattr(h5py.h5d, f"FILL_TIME_{kind.upper()}"))
     with h5py.File(copy, "w") as target:
-        dataset = target.create_dataset(NAME, data=numbers, dcpl=properties)
+        dataset = _created(target, numbers, properties)
         attributes.set_hdf5(dataset, file.attrs, fixed="fixed_text" in file.options)
 
 
@@ -261,7 +270,7 @@ def as_it_is(path: Path, name: str, copy: Path) -> np.ma.MaskedArray:
         if theirs.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED:
             properties.set_fill_value(np.array(given.fillvalue))
         properties.set_fill_time(theirs.get_fill_time())
-        dataset = target.create_dataset(NAME, data=numbers.astype(numbers.dtype.newbyteorder("=")), dcpl=properties)
+        dataset = _created(target, numbers.astype(numbers.dtype.newbyteorder("=")), properties)
         for attribute in set(given.attrs) - {"DIMENSION_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates"}:
             dataset.attrs[attribute] = given.attrs[attribute]
     return masked(copy)
