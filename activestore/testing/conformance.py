@@ -96,15 +96,21 @@ class BackendTests:
         return opened
 
     @pytest.fixture
-    def backend(self, publish: Publish, tmp_path: Path) -> Iterator[Backend]:
+    def ordinary_place(self, publish: Publish, tmp_path: Path) -> tuple[str, dict[str, Any]]:
+        """Return what `publish` gives for an ordinary case, which is there in one version for the whole test."""
+        return _published(CASES[_ORDINARY], publish, tmp_path)
+
+    @pytest.fixture
+    def backend(self, ordinary_place: tuple[str, dict[str, Any]]) -> Iterator[Backend]:
         """Return the backend, opened for the file of an ordinary case."""
-        with _backend_of(*_published(CASES[_ORDINARY], publish, tmp_path)) as backend:
+        with _backend_of(*ordinary_place) as backend:
             yield backend
 
     @pytest.fixture
-    def ordinary(self, opened: _Opened) -> Active:
+    def ordinary(self, ordinary_place: tuple[str, dict[str, Any]]) -> Active:
         """Return the variable of an ordinary case."""
-        return opened(CASES[_ORDINARY])
+        uri, options = ordinary_place
+        return Active(uri, CASES[_ORDINARY].variable, **options)
 
     # What it says of itself.
 
