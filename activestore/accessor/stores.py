@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, BinaryIO, TypeVar
 
 import h5netcdf
+import h5py
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -26,7 +28,7 @@ from activestore.core.hdf5_guard import cannot_open, read_guarded
 from activestore.core.metadata import is_classic
 from activestore.core.objects import is_of_objects
 from activestore.descriptors import with_room
-from activestore.errors import ActivestoreError, ConfigurationError, GroupNotFoundError, SourceError
+from activestore.errors import ActivestoreError, ConfigurationError, GroupNotFoundError, SourceError, UnsupportedError
 from activestore.source import Source
 
 __all__ = ["Contents", "read_contents", "read_groups"]
@@ -240,19 +242,44 @@ class _ThroughXarray(LazyArray):
         # One item of a list of lists is a list: whole dimensions are read, so that there is an array around it.
         whole = tuple(slice(one, one + 1) if isinstance(one, (int, np.integer)) else one for one in key)
         with self.file.metadata() as kept:
-
-            def values(store: Any) -> npt.NDArray[Any]:  # Any: xarray's store is untyped
-                if self.name in store.ds.variables:
-                    array = store.open_store_variable(self.name, store.ds.variables[self.name])._data.array
-                    return self._boxed(array[indexing.OuterIndexer(whole)])
-                found = read_dataset(kept, f"{self.group or ''}/{self.name}".strip("/"))
-                # Each index is for its own dimension.
-                for axis, index in enumerate(whole):
-                    found = found[(*[slice(None)] * axis, index)]
-                return found
-
-            found = _with_store(kept, self.group, values)
+            found = self._of_file(kept, whole)
         return found.reshape([n for n, one in zip(found.shape, key, strict=True) if not isinstance(one, (int, np.integer))])
+
+    def _of_file(self, source: Source, whole: tuple[Any, ...]) -> npt.NDArray[Any]:
+        if self._is_text():
+            with suppress(UnsupportedError):
+                return self._of_dataset(source, whole)
+        return _with_store(source, self.group, lambda store: self._of_store(source, store, whole))
+
+    def _is_text(self) -> bool:
+        """Return whether it is text of varying length, which needs nothing that h5netcdf knows."""
+        text = h5py.check_string_dtype(self.dtype)
+        return text is not None and text.length is None
+
+    def _of_store(self, source: Source, store: Any, whole: tuple[Any, ...]) -> npt.NDArray[Any]:  # Any: xarray's is untyped
+        if self.name in store.ds.variables:
+            array = store.open_store_variable(self.name, store.ds.variables[self.name])._data.array
+            return self._boxed(array[indexing.OuterIndexer(whole)])
+        return self._of_dataset(source, whole)
+
+    def _of_dataset(self, source: Source, whole: tuple[Any, ...]) -> npt.NDArray[Any]:
+        """Return what h5py alone reads, with empty text where the dataset ends before its dimensions.
+
+        Raises:
+            UnsupportedError: It is a link into another file.
+            SourceError: The dataset has changed.
+        """
+        positions = [np.arange(length)[index] for length, index in zip(self.shape, whole, strict=True)]
+        block = tuple(slice(one.min(), one.max() + 1) if one.size else slice(0, 0) for one in positions)
+        shape = tuple(one.stop - one.start for one in block)
+        found = self._boxed(read_dataset(source, f"{self.group or ''}/{self.name}".strip("/"), block))
+        if found.shape != shape:
+            if not self._is_text():
+                raise SourceError(f"{source.uri}: {self.name!r} has another shape than when it was opened; open it again")
+            found = np.pad(found, [(0, n - m) for n, m in zip(shape, found.shape, strict=True)], constant_values="")
+        # Each index is for its own dimension.
+        at = [one - one.min() if one.size else one for one in positions]
+        return found[np.ix_(*at)] if at else found
 
     def _boxed(self, found: Any) -> npt.NDArray[Any]:  # Any: of a scalar, whatever it holds
         if self.shape:

@@ -13,7 +13,6 @@ from typing import Any, BinaryIO, TypeVar
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
 from activestore.core.codecs import EVERY_FILTER
 from activestore.core.hdf5_attributes import HIDDEN, attribute_sizes, plain_value, read_attribute
@@ -134,18 +133,24 @@ def variable_names(source: ReadableSource) -> list[str]:
         return read_hdf5(source, lambda file: list(_names(file, "", (file.id,))))
 
 
-def read_dataset(source: ReadableSource, name: str) -> npt.NDArray[Any]:
-    """Return all values of a dataset of whatever type, text of varying length as Python's.
+def read_dataset(source: ReadableSource, name: str, block: tuple[slice, ...]) -> Any:  # Any: of a scalar, whatever it holds
+    """Return a block of a dataset of whatever type, text of varying length as Python's.
+
+    Parameters:
+        source: The file.
+        name: The dataset.
+        block: A slice of each dimension; what lies beyond the end is not there.
 
     Raises:
         VariableNotFoundError: There is none of that name.
+        UnsupportedError: It is a link into another file.
         SourceError: The file is damaged.
     """
 
-    def work(file: h5py.File) -> npt.NDArray[Any]:
+    def work(file: h5py.File) -> Any:
         dataset = find_dataset(file, source.uri, name)
         is_text = dataset.dtype.kind == "O" and h5py.check_string_dtype(dataset.dtype) is not None
-        return np.asarray(dataset.asstr()[...] if is_text else dataset[...])
+        return (dataset.asstr() if is_text else dataset)[block]
 
     with damage_named(source.uri, f"the values of {name!r}"):
         return read_hdf5(source, work)

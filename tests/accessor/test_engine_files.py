@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from activestore import Active
-from activestore.errors import ConfigurationError, GroupNotFoundError
+from activestore.errors import ConfigurationError, GroupNotFoundError, SourceError
 
 # h5netcdf's engine says that it names dimensions where a file has none.
 pytestmark = pytest.mark.filterwarnings("ignore:The 'phony_dims' kwarg:UserWarning")
@@ -374,3 +374,61 @@ class TestContents:
             file.createDimension("x", 100)
             file.createVariable("a", "f4", ("y", "x"), chunksizes=(25, 30), **filters)[:] = numbers
         same(path)
+
+
+TEXTS = ["", "Zürich", "東京", "a" * 300, "x\ny", "station 5"]
+KEYS = {
+    "all": {},
+    "one": {"i": 1, "j": -1},
+    "a part": {"i": slice(1, 3), "j": slice(None, None, 2)},
+    "backwards": {"i": slice(None, None, -1), "j": slice(2, 0, -1)},
+    "a list": {"i": [2, 0, 2], "j": 1},
+    "lists": {"i": [1, 0], "j": [2, 2, 0]},
+    "nothing": {"i": slice(2, 2)},
+    "a mask": {"i": np.array([True, False, True])},
+}
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("writer", ["netCDF4", "h5netcdf", "shorter than its dimension", "in a group"])
+def test_selections_of_text(path, writer, key):
+    """A writer may leave a variable shorter than its unlimited dimension, which h5netcdf's engine fails at."""
+    engine, group = "netcdf4" if writer.startswith("shorter") else "h5netcdf", "stations" if writer == "in a group" else None
+    values = np.array([TEXTS[at % 6] for at in range(9)], object).reshape(3, 3)
+    if writer == "h5netcdf":
+        xr.Dataset({"name": (("i", "j"), values), "one": ((), "a word")}).to_netcdf(path, engine="h5netcdf")
+    else:
+        with netCDF4.Dataset(path, "w") as root:
+            file = root.createGroup(group) if group else root
+            file.createDimension("i", None)
+            file.createDimension("j", 3)
+            written = 2 if writer.startswith("shorter") else 3
+            file.createVariable("name", str, ("i", "j"))[:written] = values[:written]
+            file.createVariable("v", "f4", ("i",))[:] = np.arange(3)
+            file.createVariable("one", str)[...] = np.array("a word", object)
+    with (
+        xr.open_dataset(path, engine=engine, group=group) as theirs,
+        xr.open_dataset(path, engine="activestore", group=group, cache=False) as ours,
+    ):
+        assert ours.name.dtype == theirs.name.dtype
+        xr.testing.assert_identical(ours.isel(KEYS[key]).compute(), theirs.isel(KEYS[key]).compute())
+
+
+def test_text_that_is_not_unicode_is_an_error_of_ours(path):
+    with h5py.File(path, "w") as file:
+        text = file.create_dataset("name", (2,), h5py.string_dtype("ascii"))
+        text[:] = [b"good", b"\xff\xfe"]
+    with xr.open_dataset(path, engine="activestore") as ours:
+        assert ours.name.shape == (2,)
+        with pytest.raises((SourceError, UnicodeDecodeError)):
+            ours.name.load()
+
+
+def test_text_behind_a_link_into_another_file(path, tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file.create_dataset("name", data=np.array(TEXTS, object), dtype=h5py.string_dtype())
+    with h5py.File(path, "w") as file:
+        file["name"] = h5py.ExternalLink("other.h5", "name")
+        file["v"] = np.arange(6.0)
+    with xr.open_dataset(path, engine="activestore") as ours:
+        assert ours.name[::-1].values.tolist() == TEXTS[::-1]
