@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol, cast
 
+from activestore.core.random_access import RandomAccessFile
 from activestore.forking import Lock
 
 __all__ = ["METADATA_BLOCK", "MetadataView", "data_file"]
@@ -102,24 +103,12 @@ class MetadataView:
         return cast("BinaryIO", BlockFile(self.size, METADATA_BLOCK, self.read_ranges))
 
 
-class BlockFile(io.RawIOBase):
+class BlockFile(RandomAccessFile):
     """A file object that reads whole blocks."""
 
     def __init__(self, size: int, block: int, read: Callable[[Sequence[tuple[int, int]]], list[bytes]]) -> None:
         """Read blocks of `block` bytes of a file of `size` bytes by `read`."""
-        self._size, self._block, self._read_ranges, self._at = size, block, read, 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._at
+        self._size, self._block, self._read_ranges = size, block, read
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a position and return it."""

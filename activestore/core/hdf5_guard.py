@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, BinaryIO, TypeVar, cast
 
 from activestore.core.hdf5_turn import hdf5_turn
+from activestore.core.random_access import RandomAccessFile
 from activestore.core.variable import ReadableSource
 from activestore.descriptors import FULL, is_full, with_room
 from activestore.errors import SourceError
@@ -121,30 +122,18 @@ def _locked_file(path: str, uri: str) -> BinaryIO:
     return stream
 
 
-class GuardedFile(io.RawIOBase):
+class GuardedFile(RandomAccessFile):
     """A file object for the HDF5 library to open once, which refuses what that must not read."""
 
     def __init__(self, stream: BinaryIO, uri: str) -> None:
         """Read from `stream`, which is left open; `uri` is what messages call it."""
         self._stream, self._uri = stream, uri
         self._format = _FORMATS.get(_width_of_lengths(stream))
-        self._at, self._is_open = 0, False
+        self._is_open = False
         self._ends: dict[int, bytes] = {}
         self._endless: dict[int, bool] = {}
         self.leads_elsewhere = False
         """Whether the library has looked here for another file."""
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a position and return it."""
