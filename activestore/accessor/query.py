@@ -34,6 +34,9 @@ from activestore.explanation import Explanation
 
 __all__ = ["NO_GROUPS", "Answer", "Query", "called"]
 
+_SUMS = frozenset({"sum", "mean"})
+_REASON = 1e30
+"""What no quantity is as large as; netCDF's default fill values of floats are, however they are packed."""
 _FLAT = "_activestore_flat"
 """Name of a dimension that stands for several."""
 _NEVER = 1 << 40
@@ -175,11 +178,17 @@ class Query:
         if cluster is not None:
             active = active.with_options(executor=cluster.executor, workers=cluster.workers)
         wanted = reductions if isinstance(reductions, tuple) else (reductions,)
-        watched = None if wanted == (READ,) or traced.default is None else find_reduction(traced.default.extreme)
-        asked = wanted if watched is None or watched in wanted else (*wanted, watched)
-        result = active.run(asked, self._axes(traced, dims), **self._parts(traced, grouping))
-        if traced.default is not None:
-            self._warn_of_fills(traced.default, result.values[READ.name if watched is None else watched.name])
+        axes, parts, default = self._axes(traced, dims), self._parts(traced, grouping), traced.default
+        if default is None:
+            result = active.run(wanted, axes, **parts)
+        else:
+            extreme = READ if wanted == (READ,) else find_reduction(default.extreme)
+            is_told = any(_tells(one, default) for one in wanted)
+            result = active.run(wanted if is_told or extreme in wanted else (*wanted, extreme), axes, **parts)
+            if is_told and _may_have(default, result.values, result.count):
+                self._warn_of_fills(default, active.run(extreme, axes, **parts).values[extreme.name])
+            elif not is_told:
+                self._warn_of_fills(default, result.values[extreme.name])
         names = [self.array.dims[traced.axes.index(axis)] for axis in range(self.array.ndim)]
         kept = tuple(name for name in names if name not in dims or name in grouping.labels)
         values = {one.name: result.values[one.name] for one in wanted}
@@ -423,3 +432,14 @@ def _order(dims: tuple[Hashable, ...], old: tuple[Hashable, ...]) -> list[int]:
     """Return where each of xarray's dimensions is among the engine's; a new name stands for that of the groups."""
     missing = [dim for dim in old if dim not in dims]
     return [old.index(dim) if dim in old else old.index(missing[0]) for dim in dims]
+
+
+def _tells(reduction: Reduction, default: DefaultFill) -> bool:
+    """Return whether a result is beyond all reason where a default fill value is among the values: that of floats is."""
+    return abs(default.value) > _REASON and reduction.name in _SUMS and reduction == find_reduction(reduction.name)
+
+
+def _may_have(default: DefaultFill, values: Mapping[str, Any], count: Any) -> bool:  # Any: numbers or masked arrays
+    """Return whether a result is as large as one default fill value among `count` values makes it, or half as large."""
+    least = abs(default.value) / (2 * np.maximum(count, 1))
+    return any(bool(np.any(np.ma.filled(np.abs(values[name]) >= least, False))) for name in _SUMS.intersection(values))

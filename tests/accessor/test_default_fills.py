@@ -98,3 +98,40 @@ def test_nothing_is_told_otherwise(tmp_path, case):
         warnings.simplefilter("error")
         xr.testing.assert_identical(ds.v.active.count("t"), ds.v.compute().count("t"))
         xr.testing.assert_identical(ds.v.active.max("t"), ds.v.compute().max("t"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "method", "asked"),
+    [("f4", "mean", ["mean"]), ("f8", "sum", ["sum"]), ("f8", "std", ["std", "max"]), ("i4", "sum", ["sum", "min"])],
+)
+def test_nothing_more_is_asked_where_the_result_tells(tmp_path, monkeypatch, dtype, method, asked):
+    seen, run = [], Active.run
+
+    def noting(self, reductions, *more, **options):
+        seen.append([one.name for one in reductions])
+        return run(self, reductions, *more, **options)
+
+    with opened(write(tmp_path / "a.nc", dtype, fill=False)) as ds:
+        wanted = getattr(ds.v.compute(), method)()
+        monkeypatch.setattr(Active, "run", noting)
+        xr.testing.assert_allclose(getattr(ds.v.active, method)(), wanted)
+    assert seen == [asked]
+
+
+@pytest.mark.parametrize("method", ["sum", "mean", "std", "var", "min", "max"])
+def test_cells_without_other_values_are_told_too(tmp_path, method):
+    with opened(write(tmp_path / "a.nc", "f4")) as ds:
+        with pytest.warns(UserWarning, match="default fill value"):
+            getattr(ds.v.active, method)("x")
+        with pytest.warns(UserWarning, match="default fill value"):
+            getattr(ds.v[2:3].active, method)("t")
+
+
+def test_large_values_are_no_fill_values(tmp_path):
+    with opened(write(tmp_path / "a.nc", "f8", fill=False)) as ds:
+        large = ds.assign(v=ds.v * 1e36)
+    large.v.encoding.clear()
+    large.to_netcdf(tmp_path / "large.nc", encoding={"v": {"_FillValue": None}})
+    with opened(tmp_path / "large.nc") as ds, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        xr.testing.assert_allclose(ds.v.active.sum(), large.v.sum())
