@@ -46,6 +46,7 @@ _LEAST_SENT = 1 << 20
 """Decoded bytes of a batch that goes to an executor, which may have to send it far: the way must be worth it."""
 _WINDOW = 3
 """Batches under way for each worker: one at work, the others ready."""
+_pools = itertools.count()
 
 
 def concurrently(
@@ -62,7 +63,7 @@ def concurrently(
     workers = workers if limit is None else min(workers, int(limit.most))
     if min(len(items), workers) <= 1:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(min(workers, len(items)), thread_name_prefix="activestore") as pool:
+    with _threads(min(workers, len(items))) as pool:
         try:
             futures = [pool.submit(copy_context().run, function, item) for item in items]
             # Those that have failed first: the others may wait for long.
@@ -73,6 +74,20 @@ def concurrently(
             abandon()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+@contextmanager
+def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Give a pool of threads, none of which is at work any more when the `with` block is left."""
+    prefix = f"activestore-{next(_pools)}"
+    try:
+        with ThreadPoolExecutor(workers, thread_name_prefix=prefix) as pool:
+            yield pool
+    finally:
+        # A pool that Ctrl-C interrupts while it starts a thread does not know of that thread.
+        for thread in threading.enumerate():
+            if thread.name.startswith(f"{prefix}_") and thread.is_alive():
+                thread.join()
 
 
 class Budget:
@@ -181,7 +196,7 @@ def run(
             for batch in start:
                 tally.add(batch, turns.of(batch.file)(batch.tasks))
         elif executor is None:
-            with ThreadPoolExecutor(workers, thread_name_prefix="activestore") as pool:
+            with _threads(workers) as pool:
                 _pump(itertools.chain(start, work), turns, pool, workers, tally)
         else:
             _pump(itertools.chain(start, work), turns, executor, workers, tally)

@@ -227,6 +227,50 @@ def test_a_backend_that_was_given_is_left_open(path):
     assert backend.closed == 0
 
 
+class Interrupted:
+    """Work of two threads, of which the pool did not take note of the second: Ctrl-C came while it was started."""
+
+    def __init__(self, monkeypatch):
+        self.begun, self.ended, self._is_at_work = [], [], threading.Event()
+        started, start = [], threading.Thread.start
+
+        def interrupted(thread):
+            start(thread)
+            started.append(thread)
+            if len(started) == 2:
+                assert self._is_at_work.wait(10)
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(threading.Thread, "start", interrupted)
+
+    def work(self, _item):
+        self.begun.append(threading.current_thread())
+        if len({*self.begun}) == 1:
+            assert self._is_at_work.wait(10)
+        else:
+            self._is_at_work.set()
+            time.sleep(0.5)
+        self.ended.append(threading.current_thread())
+
+    def check(self):
+        assert len(self.begun) == len(self.ended) == len({*self.begun}) == 2
+        assert not any(thread.is_alive() for thread in self.begun)
+
+
+def test_no_chunk_is_under_way_when_ctrl_c_came_while_a_thread_was_started(path, monkeypatch):
+    interrupted = Interrupted(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        Active(path, "x", backend=Wrapped(path, interrupted.work), workers=4).mean()
+    interrupted.check()
+
+
+def test_concurrently_leaves_no_thread_that_ctrl_c_met_while_it_was_started(monkeypatch):
+    interrupted = Interrupted(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        concurrently(interrupted.work, range(4), 4)
+    interrupted.check()
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="needs POSIX signals")
 def test_ctrl_c_stops_at_once_and_leaves_no_thread(path):
     program = f"""
@@ -238,7 +282,11 @@ started = time.perf_counter()
 try:
     Active({path!r}, "x", backend=SleepingBackend({path!r}), workers=4).mean()
 except KeyboardInterrupt:
-    print("stopped", threading.active_count(), flush=True)
+    under_way = SleepingBackend.under_way
+    # A thread that was being started may have yet to find out that there is nothing to do.
+    while threading.active_count() > 1 and time.perf_counter() < started + 4:
+        time.sleep(0.01)
+    print("stopped", under_way, threading.active_count(), flush=True)
 """
     folder = os.path.dirname(path)
     with open(os.path.join(folder, "tests_backend.py"), "w", encoding="utf-8") as file:
@@ -250,9 +298,12 @@ except KeyboardInterrupt:
             "class SleepingBackend:\n"
             "    name = 'sleeping'\n"
             "    capabilities = Capabilities()\n"
+            "    under_way = 0\n"
             "    def __init__(self, path): self.posix = PosixBackend(open_source(path))\n"
             "    def reduce_chunk(self, task):\n"
+            "        SleepingBackend.under_way += 1\n"
             "        time.sleep(0.2)\n"
+            "        SleepingBackend.under_way -= 1\n"
             "        return self.posix.reduce_chunk(task)\n"
             "    def close(self): pass\n"
         )
@@ -262,7 +313,7 @@ except KeyboardInterrupt:
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=5)
-    assert out == "stopped 1\n"
+    assert out == "stopped 0 1\n"
 
 
 # What sources and backends share
