@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
@@ -20,7 +21,10 @@ def clipped_ranges(ranges: Sequence[tuple[int, int]], size: int) -> list[tuple[i
         >>> clipped_ranges([(90, 20), (200, 5), (-8, 5)], 100)
         [(90, 10), (200, 0), (-8, 0)]
     """
-    return [(offset, max(0, min(length, size - offset)) if offset >= 0 else 0) for offset, length in ranges]
+    return [
+        (offset, length if 0 <= offset <= size - length else max(0, size - offset) if offset >= 0 else 0)
+        for offset, length in ranges
+    ]
 
 
 def merged_ranges(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -31,13 +35,19 @@ def merged_ranges(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         [(0, 30), (100000, 8)]
     """
     merged: list[tuple[int, int]] = []
-    for offset, size in sorted({one for one in ranges if one[1]}):
-        start, length = merged[-1] if merged else (-_GAP - 1, 0)
-        end = max(start + length, offset + size)
-        if offset <= start + length + _GAP and (end - start <= _LONGEST or end == start + length):
-            merged[-1] = start, end - start
-        else:
-            merged.append((offset, size))
+    start = end = -_GAP - 1
+    for offset, size in sorted(ranges):
+        if not size:
+            continue
+        after = offset + size
+        if start <= offset <= end + _GAP and (after <= end or after - start <= _LONGEST):
+            end = max(after, end)
+            continue
+        if end > start:
+            merged.append((start, end - start))
+        start, end = offset, after
+    if end > start:
+        merged.append((start, end - start))
     return merged
 
 
@@ -50,7 +60,12 @@ def cut_ranges(ranges: Sequence[tuple[int, int]], data: Mapping[int, bytes]) -> 
     """
     starts = sorted(data)
     found = []
+    block, first, last = b"", 0, -1
     for offset, size in ranges:
-        start = starts[bisect_right(starts, offset) - 1] if size else 0
-        found.append(data[start][offset - start : offset - start + size] if size else b"")
+        # Most lie where the one before lay; to find where they do takes longer than to cut them out.
+        if size and not first <= offset < last:
+            at = bisect_right(starts, offset)
+            first, last = starts[at - 1], starts[at] if at < len(starts) else sys.maxsize
+            block = data[first]
+        found.append(block[offset - first : offset - first + size] if size else b"")
     return found

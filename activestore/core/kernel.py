@@ -73,9 +73,12 @@ def decode_pieces(raw: Sequence[Buffer], task: ChunkTask) -> Array:
         UnsupportedError: A filter that cannot be undone here.
     """
     pieces = task.pieces or ()
-    # An array that may be written to: missing values are then replaced in place.
-    decoded = np.empty((len(pieces), task.nbytes // len(pieces)), np.uint8)
-    decoder = _decoder(task, decoded.shape[1])
+    nbytes = task.nbytes // len(pieces)
+    # Arrays that may be written to: missing values are then replaced in place.
+    if not task.codecs and len(raw) == len(pieces) and task.size == task.nbytes and set(map(len, raw)) == {nbytes}:
+        return _wanted(bytearray().join(raw), task)
+    decoded = np.empty((len(pieces), nbytes), np.uint8)
+    decoder = _decoder(task, nbytes)
     if UNWRITTEN in pieces:
         decoded.reshape(-1).view(task.template.dtype)[...] = np.frombuffer(task.template.fill, task.template.dtype)
     written = [(i, size) for i, (offset, size) in enumerate(pieces) if offset >= 0]
