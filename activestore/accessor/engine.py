@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import xarray as xr
 from xarray.backends import BackendEntrypoint, StoreBackendEntrypoint
 
+from activestore.accessor.arrays.stored import StoredFile
 from activestore.accessor.joining import CODING, checked_dim, join_contents
-from activestore.accessor.stored_array import StoredFile
 from activestore.accessor.stores import Contents, read_contents, read_groups
 from activestore.config import resolve
 from activestore.core.backend import Backend

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from xarray.core import indexing
 
-from activestore.accessor.joined_array import JoinedArray
+from activestore.accessor.arrays.joined import JoinedArray
 from activestore.accessor.stores import Contents
 from activestore.combine import Joint, check_units
 from activestore.errors import JoinError

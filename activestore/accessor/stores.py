@@ -18,10 +18,10 @@ from xarray.backends.common import AbstractDataStore
 from xarray.backends.file_manager import DummyFileManager
 from xarray.core import indexing
 
+from activestore.accessor.arrays.lazy import LazyArray
+from activestore.accessor.arrays.stored import StoredArray, StoredFile
 from activestore.accessor.hdf5_contents import Described, Description, describe
 from activestore.accessor.hdf5_files import ODDITIES, TolerantFile
-from activestore.accessor.lazy_array import LazyArray
-from activestore.accessor.stored_array import StoredArray, StoredFile
 from activestore.core import classic
 from activestore.core.hdf5 import group_names, load_plugins, read_dataset
 from activestore.core.hdf5_guard import cannot_open, read_guarded

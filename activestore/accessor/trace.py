@@ -12,10 +12,10 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from activestore.accessor.arrays.joined import JoinedArray
+from activestore.accessor.arrays.stored import StoredArray
 from activestore.accessor.decoding import DefaultFill, as_truth, decoded, default_fill
-from activestore.accessor.joined_array import JoinedArray
 from activestore.accessor.obstacles import InMemoryError, OnlyXarrayError
-from activestore.accessor.stored_array import StoredArray
 from activestore.active import Active
 from activestore.core.objects import is_of_objects
 from activestore.errors import NotNumericError, UntraceableError

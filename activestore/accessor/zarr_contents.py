@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from xarray.core import indexing
 
-from activestore.accessor.stored_array import StoredArray, StoredFile
+from activestore.accessor.arrays.stored import StoredArray, StoredFile
 from activestore.accessor.stores import Contents
 from activestore.core.missing import is_unsigned
 from activestore.core.objects import ObjectSource

@@ -16,7 +16,7 @@ from xarray.core import indexing
 
 import activestore.accessor  # noqa: F401  # registers .active for files that other engines opened
 from activestore import Active
-from activestore.accessor.stored_array import StoredArray, StoredFile
+from activestore.accessor.arrays.stored import StoredArray, StoredFile
 from activestore.errors import ActivestoreError
 from activestore.source import open_source
 

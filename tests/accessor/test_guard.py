@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from activestore.accessor import guard
+from activestore.accessor.arrays import overwrite_guard as guard
 from activestore.errors import SourceError
 
 VALUES = np.arange(4000.0).reshape(4, 1000)

@@ -7,8 +7,8 @@ import pytest
 import xarray as xr
 
 from activestore.accessor import stores
+from activestore.accessor.arrays.stored import StoredFile
 from activestore.accessor.hdf5_contents import describe
-from activestore.accessor.stored_array import StoredFile
 from activestore.source import open_source
 from tests.corpus import corpus_files, file_id
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from xarray.core import indexing
 
-from activestore.accessor.lazy_array import LazyArray
-from activestore.accessor.stored_array import StoredArray
+from activestore.accessor.arrays.lazy import LazyArray
+from activestore.accessor.arrays.stored import StoredArray
 from activestore.active import Active
 
 __all__ = ["JoinedArray"]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from activestore.accessor.arrays.lazy import LazyArray
+from activestore.accessor.arrays.overwrite_guard import watch
 from activestore.accessor.decoding import decoded
-from activestore.accessor.guard import watch
-from activestore.accessor.lazy_array import LazyArray
 from activestore.active import Active
 from activestore.core.hdf5_group import Outline, outlined_variable
 from activestore.forking import Lock

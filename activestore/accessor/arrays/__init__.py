@@ -1,0 +1,1 @@
+"""Lazy arrays that xarray indexes."""
