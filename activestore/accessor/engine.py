@@ -11,8 +11,8 @@ import xarray as xr
 from xarray.backends import BackendEntrypoint, StoreBackendEntrypoint
 
 from activestore.accessor.arrays.stored import StoredFile
-from activestore.accessor.joining import CODING, checked_dim, join_contents
-from activestore.accessor.stores import Contents, read_contents, read_groups
+from activestore.accessor.contents.combined import CODING, checked_dim, join_contents
+from activestore.accessor.contents.files import Contents, read_contents, read_groups
 from activestore.config import resolve
 from activestore.core.backend import Backend
 from activestore.core.dispatch import Fallback, concurrently

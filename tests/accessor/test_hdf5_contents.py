@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from activestore.accessor import stores
 from activestore.accessor.arrays.stored import StoredFile
-from activestore.accessor.hdf5_contents import describe
+from activestore.accessor.contents import files as stores
+from activestore.accessor.contents.hdf5 import describe
 from activestore.source import open_source
 from tests.corpus import corpus_files, file_id
 

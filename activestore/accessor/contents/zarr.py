@@ -10,7 +10,7 @@ import xarray as xr
 from xarray.core import indexing
 
 from activestore.accessor.arrays.stored import StoredArray, StoredFile
-from activestore.accessor.stores import Contents
+from activestore.accessor.contents.files import Contents
 from activestore.core.missing import is_unsigned
 from activestore.core.objects import ObjectSource
 from activestore.core.packing import TRUTH

@@ -20,8 +20,8 @@ from xarray.core import indexing
 
 from activestore.accessor.arrays.lazy import LazyArray
 from activestore.accessor.arrays.stored import StoredArray, StoredFile
-from activestore.accessor.hdf5_contents import Described, Description, describe
-from activestore.accessor.hdf5_files import ODDITIES, TolerantFile
+from activestore.accessor.contents.hdf5 import Described, Description, describe
+from activestore.accessor.contents.tolerant_hdf5 import ODDITIES, TolerantFile
 from activestore.core import classic
 from activestore.core.hdf5 import group_names, load_plugins, read_dataset
 from activestore.core.hdf5_guard import cannot_open, read_guarded
@@ -100,7 +100,7 @@ def read_contents(file: StoredFile, group: str | None, *, only: Collection[str] 
     with file.metadata() as kept:
         if is_of_objects(kept):
             # Its module needs this one.
-            from activestore.accessor.zarr_contents import zarr_contents  # noqa: PLC0415
+            from activestore.accessor.contents.zarr import zarr_contents  # noqa: PLC0415
 
             return zarr_contents(file, kept, group)
         if is_classic(kept):

@@ -1,0 +1,1 @@
+"""What a file holds, as xarray's engine opens it."""
