@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 from activestore import Active, forking
-from activestore.accessor import cluster
+from activestore.accessor.reducing import cluster
 from activestore.backends.posix import PosixBackend
 from activestore.backends.reductionist.backend import ReductionistBackend
 from activestore.core import collection

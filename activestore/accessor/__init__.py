@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import xarray as xr
 
-from activestore.accessor.data_array import ActiveArray, GroupedArray
-from activestore.accessor.dataset import ActiveDataset, GroupedDataset, WeightedDataset
 from activestore.accessor.engine import ActivestoreEntrypoint
-from activestore.accessor.weighted import WeightedArray
+from activestore.accessor.reducing.data_array import ActiveArray, GroupedArray
+from activestore.accessor.reducing.dataset import ActiveDataset, GroupedDataset, WeightedDataset
+from activestore.accessor.reducing.weighted import WeightedArray
 
 __all__ = [
     "ActiveArray",

@@ -18,7 +18,7 @@ import pytest
 import xarray as xr
 
 from activestore import Active
-from activestore.accessor.cluster import executor_here
+from activestore.accessor.reducing.cluster import executor_here
 from activestore.errors import SourceError
 from tests.web_stand_in import Reply, WebStandIn
 
@@ -126,7 +126,7 @@ def test_another_scheduler_is_wanted(client):
 
 def test_inside_of_a_worker(client):
     def found():
-        from activestore.accessor.cluster import executor_here
+        from activestore.accessor.reducing.cluster import executor_here
 
         # A client that is active there would be found otherwise.
         client = distributed.get_client()
@@ -153,7 +153,7 @@ def test_from_another_thread(client):
 def test_distributed_is_not_imported():
     program = (
         "import sys\n"
-        "from activestore.accessor.cluster import executor_here\n"
+        "from activestore.accessor.reducing.cluster import executor_here\n"
         "print(executor_here(), 'distributed' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

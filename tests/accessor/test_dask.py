@@ -83,8 +83,8 @@ def test_a_cluster_computes(tas, monkeypatch):
     """Batches go to the client that is active; `tests/accessor/test_cluster.py` has a real one."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from activestore.accessor import query
-    from activestore.accessor.cluster import Cluster
+    from activestore.accessor.reducing import query
+    from activestore.accessor.reducing.cluster import Cluster
 
     class Recording(ThreadPoolExecutor):
         calls = 0

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 import activestore.accessor  # noqa: F401  # registers .active
-from activestore.accessor import dataset as module
+from activestore.accessor.reducing import dataset as module
 from activestore.errors import SelectionError
 from tests.accessor.test_climate import CHOSEN, variable_of
 from tests.corpus import file_id

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from activestore.accessor.grouping import Groupable, Grouped, Grouping
-from activestore.accessor.methods import Dims, Reductions, named
-from activestore.accessor.query import Query, called
-from activestore.accessor.rules import Method
-from activestore.accessor.weighted import WeightedArray, WeightedReductions, called_weighted, checked_weights
+from activestore.accessor.reducing.grouping import Groupable, Grouped, Grouping
+from activestore.accessor.reducing.methods import Dims, Reductions, named
+from activestore.accessor.reducing.query import Query, called
+from activestore.accessor.reducing.rules import Method
+from activestore.accessor.reducing.weighted import WeightedArray, WeightedReductions, called_weighted, checked_weights
 from activestore.errors import (
     CorruptChunkError,
     NotNumericError,

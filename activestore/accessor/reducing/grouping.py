@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from activestore.accessor.methods import Dims, named
+from activestore.accessor.reducing.methods import Dims, named
 from activestore.errors import SelectionError
 
 __all__ = ["Groupable", "Grouped", "Grouping", "coords_along"]

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 from types import EllipsisType
 from typing import Any, Generic, TypeVar
 
-from activestore.accessor.rules import Method
+from activestore.accessor.reducing.rules import Method
 from activestore.errors import SelectionError
 
 __all__ = ["Dims", "Reduced", "Reductions", "named"]

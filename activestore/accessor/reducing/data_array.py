@@ -7,11 +7,11 @@ from collections.abc import Hashable
 import numpy as np
 import xarray as xr
 
-from activestore.accessor.grouping import Groupable, Grouping
-from activestore.accessor.methods import Dims, Reductions
-from activestore.accessor.query import Query
-from activestore.accessor.rules import Method
-from activestore.accessor.weighted import WeightedArray
+from activestore.accessor.reducing.grouping import Groupable, Grouping
+from activestore.accessor.reducing.methods import Dims, Reductions
+from activestore.accessor.reducing.query import Query
+from activestore.accessor.reducing.rules import Method
+from activestore.accessor.reducing.weighted import WeightedArray
 from activestore.core.conditions import parse_condition
 from activestore.errors import SelectionError
 from activestore.explanation import Explanation

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from activestore.accessor.methods import Dims, Reduced
-from activestore.accessor.query import Query
+from activestore.accessor.reducing.methods import Dims, Reduced
+from activestore.accessor.reducing.query import Query
 from activestore.core.reductions import READ, ROUGH, SPREAD, WRAPPED, Reduction
 from activestore.errors import SelectionError, SumOverflowError
 

@@ -1,0 +1,1 @@
+"""Reductions behind `.active`, for arrays, datasets, groups and weights."""
