@@ -11,7 +11,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activestore.accessor.dask_graph import trace
+from activestore.accessor.tracing.dask_graph import trace
 from activestore.errors import UntraceableError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The specified chunks separate the stored chunks:UserWarning")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from activestore.accessor.pieces import Piece, Pieces, indexed, joined, joined_grid, whole
+from activestore.accessor.tracing.pieces import Piece, Pieces, indexed, joined, joined_grid, whole
 from activestore.errors import UntraceableError
 
 

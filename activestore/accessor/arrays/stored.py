@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from activestore.accessor.arrays.lazy import LazyArray
 from activestore.accessor.arrays.overwrite_guard import watch
-from activestore.accessor.decoding import decoded
+from activestore.accessor.tracing.decoding import decoded
 from activestore.active import Active
 from activestore.core.hdf5_group import Outline, outlined_variable
 from activestore.forking import Lock

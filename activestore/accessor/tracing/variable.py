@@ -14,8 +14,8 @@ from xarray.core import indexing
 
 from activestore.accessor.arrays.joined import JoinedArray
 from activestore.accessor.arrays.stored import StoredArray
-from activestore.accessor.decoding import DefaultFill, as_truth, decoded, default_fill
-from activestore.accessor.obstacles import InMemoryError, OnlyXarrayError
+from activestore.accessor.tracing.decoding import DefaultFill, as_truth, decoded, default_fill
+from activestore.accessor.tracing.obstacles import InMemoryError, OnlyXarrayError
 from activestore.active import Active
 from activestore.core.objects import is_of_objects
 from activestore.errors import NotNumericError, UntraceableError
@@ -85,7 +85,7 @@ def _of_dask(array: Any) -> Traced:  # Any: a Dask array, whose package is optio
     Raises:
         UntraceableError: That cannot be told for certain.
     """
-    from activestore.accessor import dask_graph  # noqa: PLC0415  # needs Dask, which is optional
+    from activestore.accessor.tracing import dask_graph  # noqa: PLC0415  # needs Dask, which is optional
 
     found = dask_graph.trace(array)
     parts, defaults = [], []

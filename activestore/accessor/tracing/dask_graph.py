@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from activestore.accessor.obstacles import InMemoryError
-from activestore.accessor.pieces import Pieces, indexed, joined, joined_grid, whole
+from activestore.accessor.tracing.obstacles import InMemoryError
+from activestore.accessor.tracing.pieces import Pieces, indexed, joined, joined_grid, whole
 from activestore.errors import UntraceableError
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Where the values of an xarray object come from."""
