@@ -28,11 +28,11 @@ import pytest
 from activestore import Active, forking
 from activestore.accessor.reducing import cluster
 from activestore.backends.posix import PosixBackend
-from activestore.backends.reductionist.backend import ReductionistBackend
 from activestore.core import collection
 from activestore.core.backend import BackendOptions
 from activestore.core.dispatch import Budget
 from activestore.origin import Origin
+from activestore.reductionist.backend import ReductionistBackend
 from activestore.s3 import find_object
 from activestore.source import LocalSource, open_source
 from activestore.transport import Client, HttpOptions

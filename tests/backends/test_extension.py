@@ -22,11 +22,6 @@ from hypothesis import strategies as st
 
 from activestore import Active
 from activestore.backends.reductionist import activestore_backends
-from activestore.backends.reductionist import client as reductionist_client
-from activestore.backends.reductionist.backend import ReductionistBackend
-from activestore.backends.reductionist.discovery import Extension, extension_of
-from activestore.backends.reductionist.extension import ExtensionBackend, open_backend
-from activestore.backends.reductionist.options import ServerOptions, without_token
 from activestore.core.backend import BackendOptions, BatchBackend, InterruptibleBackend, SelectiveBackend
 from activestore.core.packing import Packing
 from activestore.core.reductions import REDUCTIONS, Reduction
@@ -42,6 +37,11 @@ from activestore.errors import (
     SumOverflowError,
 )
 from activestore.origin import Origin
+from activestore.reductionist import client as reductionist_client
+from activestore.reductionist.backend import ReductionistBackend
+from activestore.reductionist.batch_backend import ExtensionBackend, open_backend
+from activestore.reductionist.options import ServerOptions, without_token
+from activestore.reductionist.probe import Extension, extension_of
 from activestore.source import LocalSource
 from activestore.testing.conformance import BackendTests
 from tests import generated

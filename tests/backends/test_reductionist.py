@@ -23,11 +23,6 @@ from hypothesis import strategies as st
 
 from activestore import Active
 from activestore.backends.reductionist import activestore_backends
-from activestore.backends.reductionist import client as reductionist_client
-from activestore.backends.reductionist.backend import ReductionistBackend
-from activestore.backends.reductionist.client import ServerOptions, server_address
-from activestore.backends.reductionist.request import _serde_reads, json_number, missing_text
-from activestore.backends.reductionist.split import FLOAT32_TERMS, split
 from activestore.core.backend import BackendOptions
 from activestore.core.missing import Missing
 from activestore.core.selection import Slice, region_index, region_shape
@@ -40,6 +35,11 @@ from activestore.errors import (
     ReductionistError,
 )
 from activestore.origin import Origin
+from activestore.reductionist import client as reductionist_client
+from activestore.reductionist.backend import ReductionistBackend
+from activestore.reductionist.client import ServerOptions, server_address
+from activestore.reductionist.request import _serde_reads, json_number, missing_text
+from activestore.reductionist.summation import FLOAT32_TERMS, split
 from activestore.source import LocalSource
 from tests.backends.reductionist_v1 import Answer, StandIn, computed, error, v1
 

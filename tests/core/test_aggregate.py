@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from activestore import Active
-from activestore.backends.reductionist import client as reductionist_client
 from activestore.errors import FallbackWarning, SumOverflowError
+from activestore.reductionist import client as reductionist_client
 from tests.backends.extension_stand_in import ExtensionStandIn, schema
 
 LARGEST = 2**63 - 1

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from activestore import Active
-from activestore.backends.reductionist import client as reductionist_client
 from activestore.errors import CorruptChunkError, FallbackWarning
+from activestore.reductionist import client as reductionist_client
 from tests.backends.extension_stand_in import ExtensionStandIn, schema
 
 CHUNKS, LENGTH = 60, 5

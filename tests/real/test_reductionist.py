@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from activestore import Active, Reduction
-from activestore.backends.reductionist.request import json_number
 from activestore.errors import (
     BackendUnavailableError,
     FallbackWarning,
     ReductionistError,
     SumOverflowError,
 )
+from activestore.reductionist.request import json_number
 from tests.expected import requests
 from tests.generated import NAME, recipes, write
 from tests.real.servers import Authority, Reductionist, S3Store, WebServer, run_reductionist

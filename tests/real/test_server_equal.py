@@ -19,7 +19,7 @@ import urllib3
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from activestore.backends.reductionist.request import json_number
+from activestore.reductionist.request import json_number
 from activestore.server.answer import encoded_error, encoded_v2
 from activestore.server.failures import RequestError
 from activestore.server.reduce import reduced

@@ -22,7 +22,7 @@ def _available() -> str | None:
 
 
 def _open(source: ReadableSource, options: BackendOptions) -> Backend:
-    from activestore.backends.reductionist.extension import open_backend  # noqa: PLC0415  # optional, slow to import
+    from activestore.reductionist.batch_backend import open_backend  # noqa: PLC0415  # optional, slow to import
 
     return open_backend(source, options)
 
@@ -37,8 +37,8 @@ def _check(address: str, options: Mapping[str, object]) -> str:
     problem = _available()
     if problem is not None:
         raise BackendUnavailableError(f"the backend 'reductionist' cannot be used here: {problem}")
-    from activestore.backends.reductionist.client import Server, ServerOptions, server_address  # noqa: PLC0415
-    from activestore.backends.reductionist.discovery import ask  # noqa: PLC0415
+    from activestore.reductionist.client import Server, ServerOptions, server_address  # noqa: PLC0415
+    from activestore.reductionist.probe import ask  # noqa: PLC0415
 
     server = Server(server_address(address), ServerOptions.parse(options), connections=2)
     try:

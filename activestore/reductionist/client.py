@@ -16,7 +16,11 @@ from dataclasses import dataclass, field
 
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ReadTimeoutError
 
-from activestore.backends.reductionist.answer import (
+from activestore.errors import BackendError, BackendUnavailableError, ReductionistError
+from activestore.forking import Lock, renew_after_fork
+from activestore.origin import Origin
+from activestore.redaction import public_address
+from activestore.reductionist.answer import (
     FOR_ERRORS,
     Expected,
     Reply,
@@ -27,12 +31,8 @@ from activestore.backends.reductionist.answer import (
     is_too_much,
     server_error,
 )
-from activestore.backends.reductionist.options import ServerOptions, server_address
-from activestore.backends.reductionist.request import is_about_a_field
-from activestore.errors import BackendError, BackendUnavailableError, ReductionistError
-from activestore.forking import Lock, renew_after_fork
-from activestore.origin import Origin
-from activestore.redaction import public_address
+from activestore.reductionist.options import ServerOptions, server_address
+from activestore.reductionist.request import is_about_a_field
 from activestore.transport import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
 
 __all__ = ["Known", "Server", "ServerLostError", "ServerOptions", "server_address"]

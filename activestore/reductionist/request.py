@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 
-from activestore.backends.reductionist.split import FLOAT32_TERMS, Split, split
 from activestore.core.codecs import Codec
 from activestore.core.grouped import group_tasks
 from activestore.core.missing import Missing
@@ -23,6 +22,7 @@ from activestore.core.reductions import MAX, MIN, SUM
 from activestore.core.selection import Points, Region, region_shape
 from activestore.core.task import ChunkTask, Component
 from activestore.errors import BackendRefusedError, ReductionistError
+from activestore.reductionist.summation import FLOAT32_TERMS, Split, split
 
 __all__ = [
     "DTYPES",

@@ -10,10 +10,6 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from activestore.backends.reductionist.chunk import ChunkWork, Dialect
-from activestore.backends.reductionist.client import Server
-from activestore.backends.reductionist.options import ServerOptions, server_address, without_token
-from activestore.backends.reductionist.request import DTYPES, MOST_GROUPS, chunk_fields, way
 from activestore.core.backend import BackendOptions, Capabilities
 from activestore.core.grouped import assembled, group_tasks
 from activestore.core.kernel import fill_chunk, reduce_values
@@ -22,6 +18,10 @@ from activestore.core.task import ChunkPartial, ChunkTask
 from activestore.core.variable import ReadableSource
 from activestore.errors import BackendRefusedError, BackendUnavailableError
 from activestore.origin import Origin
+from activestore.reductionist.chunk_request import ChunkWork, Dialect
+from activestore.reductionist.client import Server
+from activestore.reductionist.options import ServerOptions, server_address, without_token
+from activestore.reductionist.request import DTYPES, MOST_GROUPS, chunk_fields, way
 
 __all__ = ["ReductionistBackend", "seen_origin"]
 

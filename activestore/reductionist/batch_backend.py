@@ -9,11 +9,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from activestore.backends.reductionist.answer import FOR_ERRORS, cleaned, is_too_much
-from activestore.backends.reductionist.backend import ReductionistBackend, seen_origin
-from activestore.backends.reductionist.client import Server
-from activestore.backends.reductionist.discovery import Extension, discover
-from activestore.backends.reductionist.options import ServerOptions, server_address, without_token
 from activestore.core.backend import Backend, BackendOptions, Capabilities, refusal_of
 from activestore.core.kernel import fill_chunk, reduce_values
 from activestore.core.task import ChunkPartial, ChunkTask
@@ -33,6 +28,11 @@ from activestore.errors import (
     WireError,
 )
 from activestore.redaction import public_address
+from activestore.reductionist.answer import FOR_ERRORS, cleaned, is_too_much
+from activestore.reductionist.backend import ReductionistBackend, seen_origin
+from activestore.reductionist.client import Server
+from activestore.reductionist.options import ServerOptions, server_address, without_token
+from activestore.reductionist.probe import Extension, discover
 from activestore.transport import Answer
 
 __all__ = ["ExtensionBackend", "open_backend"]

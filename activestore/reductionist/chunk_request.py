@@ -9,16 +9,16 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import numpy.typing as npt
 
-from activestore.backends.reductionist.answer import Expected, Reply
-from activestore.backends.reductionist.client import Server, ServerLostError
-from activestore.backends.reductionist.request import body, is_about_a_field, largest_valid, missing_text, selected_bytes
-from activestore.backends.reductionist.split import FLOAT32_TERMS, Split, split
 from activestore.core.kernel import reduce_values
 from activestore.core.reductions import SUM
 from activestore.core.selection import Slice, region_shape
 from activestore.core.task import ChunkPartial, ChunkTask, ChunkValues, Component, State
 from activestore.errors import BackendError, ReductionistError
 from activestore.origin import Origin
+from activestore.reductionist.answer import Expected, Reply
+from activestore.reductionist.client import Server, ServerLostError
+from activestore.reductionist.request import body, is_about_a_field, largest_valid, missing_text, selected_bytes
+from activestore.reductionist.summation import FLOAT32_TERMS, Split, split
 
 __all__ = ["ChunkWork", "Dialect"]
 

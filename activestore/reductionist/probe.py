@@ -6,8 +6,8 @@ import json
 import re
 from dataclasses import dataclass
 
-from activestore.backends.reductionist.client import Server
 from activestore.core.dispatch import concurrently
+from activestore.reductionist.client import Server
 
 __all__ = ["Extension", "ask", "discover", "extension_of"]
 

@@ -1,0 +1,1 @@
+"""The Reductionist protocol: client, requests and answers."""
