@@ -45,7 +45,7 @@ def main() -> int:
         return _run()  # somebody else decides what Ctrl-C does: `nohup`, or a program of which this is a part
     interrupts = _Interrupts()
     signal.signal(signal.SIGINT, interrupts.end)
-    from activestore.cli import main as run  # noqa: PLC0415  # slow
+    from activestore.cli.main import main as run  # noqa: PLC0415  # slow
 
     # Where it comes while an object is freed, Python only prints it.
     usual = sys.unraisablehook
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def _run() -> int:
-    from activestore.cli import main as run  # noqa: PLC0415  # slow
+    from activestore.cli.main import main as run  # noqa: PLC0415  # slow
 
     return run()
 

@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 
 import activestore
-from activestore import Active, arguments, cli, demo, index_cache, site_commands
+from activestore import Active, index_cache
 from activestore.backends import posix
+from activestore.cli import arguments, demo
+from activestore.cli import main as cli
+from activestore.cli import site as site_commands
 from activestore.core.backend import BackendRecord
 from activestore.errors import CorruptChunkError, SelectionError, SourceError, UnsupportedError
 from activestore.plugins import Plugins

@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from activestore import Active, BackendRecord, Capabilities, cli, config, site_commands
+from activestore import Active, BackendRecord, Capabilities, config
+from activestore.cli import main as cli
+from activestore.cli import site as site_commands
 from activestore.config import Settings, choose, config_file, resolve
 from activestore.errors import BackendUnavailableError, ConfigurationError
 from activestore.plugins import Plugins

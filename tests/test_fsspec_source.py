@@ -18,7 +18,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activestore import Active, cli
+from activestore import Active
+from activestore.cli import main as cli
 from activestore.core.reductions import REDUCTIONS
 from activestore.errors import ActivestoreError, SourceError, SourceNotFoundError, SumOverflowError, UnsupportedError
 from activestore.fsspec_source import FsspecSource

@@ -24,7 +24,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activestore import Active, Capabilities, cli, http_source, transport
+from activestore import Active, Capabilities, http_source, transport
+from activestore.cli import main as cli
 from activestore.core.reductions import REDUCTIONS, Reduction
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError, SumOverflowError
 from activestore.index_cache import default_cache

@@ -51,7 +51,7 @@ def ended(*command: str, **environment: str) -> subprocess.CompletedProcess[str]
 @pytest.mark.parametrize(
     "module",
     [
-        "activestore.cli",
+        "activestore.cli.main",
         "argparse",
         "numpy",
         "h5py",
@@ -72,7 +72,7 @@ def test_while_modules_are_imported(module: str) -> None:
         ("activestore.server.command", ("serve", "--root", str(ROOT / "docs"), "--port", "0")),
         ("uvicorn", ("serve", "--root", str(ROOT / "docs"), "--port", "0")),
         ("h5netcdf", ("reduce", TAS, "tas", "--axis", "time", "-o", os.devnull, "--overwrite")),
-        ("activestore.demo", ("demo",)),
+        ("activestore.cli.demo", ("demo",)),
         ("fsspec.implementations.memory", ("inspect", "memory://tas.nc")),
     ],
 )
@@ -101,7 +101,7 @@ def test_at_any_moment(command: tuple[str, ...]) -> None:
             _, errors = process.communicate(timeout=60)
         # Before a line of ours has run, it is Python that says what it likes.
         if "Traceback" in errors or process.returncode == -signal.SIGINT:
-            assert str(Path("activestore", "cli.py")) not in errors
+            assert str(Path("activestore", "cli/main.py")) not in errors
             assert "numpy" not in errors
         else:
             outcomes.add(process.returncode)
@@ -120,7 +120,7 @@ def test_an_interrupt_that_an_object_swallows_as_it_is_freed_is_not_lost() -> No
     """Python only prints what is raised there."""
     swallow = """
 import os
-import activestore.cli
+import activestore.cli.main
 
 class Freed:
     def __del__(self):
@@ -132,7 +132,7 @@ def run(argv=None):
     Freed()
     return 0
 
-activestore.cli.main = run
+activestore.cli.main.main = run
 """
     found = ended("-c", swallow + ENTRY)
     assert (found.returncode, found.stderr) == (130, "activestore: error: interrupted\n")

@@ -370,7 +370,7 @@ def test_groups_and_conditions_hold_for_all_files(paths):
 
 
 def test_the_command_line_takes_patterns(folder, capsys):
-    from activestore.cli import main
+    from activestore.cli.main import main
 
     assert main(["reduce", str(folder / "tas_*.nc"), "tas", "--op", "count", "--axis", "time"]) == 0
     assert "6" in capsys.readouterr().out

@@ -21,8 +21,8 @@ import xarray as xr
 
 import activestore.accessor
 from activestore import Active
-from activestore.cli import main
-from activestore.command_words import in_words_of_the_command_line
+from activestore.cli.main import main
+from activestore.cli.wording import in_words_of_the_command_line
 from activestore.errors import (
     ActivestoreError,
     ArgumentError,

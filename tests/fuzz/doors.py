@@ -12,7 +12,8 @@ import numpy as np
 import xarray as xr
 
 import activestore.accessor  # noqa: F401  # makes `.active`
-from activestore import Active, cli
+from activestore import Active
+from activestore.cli import main as cli
 from activestore.errors import SumOverflowError
 from tests.accessor.beside_xarray import Reference
 from tests.fuzz.case import NAME, Ask, File

@@ -18,7 +18,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from hypothesis import given, settings
 
-from activestore import Active, cli, s3, transport
+from activestore import Active, s3, transport
+from activestore.cli import main as cli
 from activestore.core.reductions import REDUCTIONS
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError, SumOverflowError
 from activestore.fsspec_source import FsspecSource

@@ -23,7 +23,9 @@ import pytest
 import trustme
 import urllib3
 
-from activestore import Active, cli, serving
+from activestore import Active
+from activestore.cli import main as cli
+from activestore.cli import serve as serving
 from activestore.errors import BackendUnavailableError, ConfigurationError
 from activestore.server.command import settings_of
 from activestore.server.settings import ServerSettings
@@ -290,7 +292,7 @@ class TestPackages:
 
     def test_every_one_that_the_server_imports_is_looked_for(self):
         code = (
-            "import sys; from activestore.cli import main; before = set(sys.modules);"
+            "import sys; from activestore.cli.main import main; before = set(sys.modules);"
             "import activestore.server.command; print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS, check=True)

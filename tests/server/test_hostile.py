@@ -314,7 +314,7 @@ class TestConnections:
 FEW_FILES = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (540, 540))
-from activestore.cli import main
+from activestore.cli.main import main
 sys.exit(main(["serve", "--port", "0", "--no-access-log", "--root", sys.argv[1]]))
 """
 

@@ -13,9 +13,21 @@ from typing import Any, NoReturn
 
 import activestore
 from activestore.active import Active
-from activestore.arguments import axes_of, clipped, options_of, parse_selection, reductions_of
-from activestore.command_secrets import message_without_secrets, shown_command
-from activestore.command_words import in_words_of_the_command_line
+from activestore.cli.arguments import axes_of, clipped, options_of, parse_selection, reductions_of
+from activestore.cli.output import (
+    Unlisted,
+    explanation_record,
+    printable,
+    result_record,
+    result_text,
+    variable_page,
+    variable_record,
+    variables_table,
+)
+from activestore.cli.secrets import message_without_secrets, shown_command
+from activestore.cli.serve import SERVE_EPILOG, add_serve, serve
+from activestore.cli.site import FAILED, OK, backends, cache_clear, cache_ls, failed, print_json
+from activestore.cli.wording import in_words_of_the_command_line
 from activestore.config import resolve
 from activestore.core.metadata import locate, read_variable, variable_names
 from activestore.core.reductions import REDUCTIONS
@@ -29,19 +41,7 @@ from activestore.errors import (
     UnsupportedError,
     VariableNotFoundError,
 )
-from activestore.listing import (
-    Unlisted,
-    explanation_record,
-    printable,
-    result_record,
-    result_text,
-    variable_page,
-    variable_record,
-    variables_table,
-)
 from activestore.series import files_of
-from activestore.serving import SERVE_EPILOG, add_serve, serve
-from activestore.site_commands import FAILED, OK, backends, cache_clear, cache_ls, failed, print_json
 from activestore.source import Source, open_source
 
 __all__ = ["main"]
@@ -387,6 +387,6 @@ def _cache(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from activestore import demo  # noqa: PLC0415  # it imports what writes files, which is slow
+    from activestore.cli import demo  # noqa: PLC0415  # it imports what writes files, which is slow
 
     return OK if demo.run() else FAILED

@@ -8,11 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from activestore.command_words import in_words_of_the_command_line
-from activestore.config import Route, Settings, choose, config_file
-from activestore.core.codecs import decoder_names
-from activestore.errors import ActivestoreError
-from activestore.listing import (
+from activestore.cli.output import (
     Answer,
     cache_record,
     cache_table,
@@ -24,6 +20,10 @@ from activestore.listing import (
     route_record,
     routes_table,
 )
+from activestore.cli.wording import in_words_of_the_command_line
+from activestore.config import Route, Settings, choose, config_file
+from activestore.core.codecs import decoder_names
+from activestore.errors import ActivestoreError
 from activestore.plugins import default_plugins
 from activestore.redaction import public_address
 

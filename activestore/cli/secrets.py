@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Iterator, Sequence
 
-from activestore.arguments import options_of
+from activestore.cli.arguments import options_of
 from activestore.redaction import kept_address, secret_parts, secrets_hidden
 
 __all__ = ["message_without_secrets", "shown_command"]
