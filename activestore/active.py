@@ -22,7 +22,7 @@ from activestore.core.backend import Backend
 from activestore.core.conditions import Condition, parse_condition
 from activestore.core.dispatch import Fallback, Outcome, concurrently, default_workers, run
 from activestore.core.groups import By, group_selection
-from activestore.core.joined import JoinedPlan
+from activestore.core.joined_plan import JoinedPlan
 from activestore.core.metadata import locate
 from activestore.core.missing import Missing
 from activestore.core.packing import Packing

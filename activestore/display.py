@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.joined import JoinedPlan
+from activestore.core.joined_plan import JoinedPlan
 from activestore.core.plan import Plan
 
 __all__ = ["chunk_grid_svg", "page"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from activestore.core.backend import Backend, refusal_of
 from activestore.core.dispatch import Fallback
-from activestore.core.joined import JoinedPlan
+from activestore.core.joined_plan import JoinedPlan
 from activestore.core.plan import Plan
 from activestore.display import chunk_grid_svg, page
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, BinaryIO
 
 from activestore.blocks import MetadataView, data_file
-from activestore.core.later import source_later
+from activestore.core.lazy_pickle import source_later
 from activestore.errors import SourceError, SourceNotFoundError
 from activestore.forking import Lock
 from activestore.fsspec_errors import named_errors

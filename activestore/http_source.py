@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 from activestore.blocks import METADATA_BLOCK, MetadataView, data_file
 from activestore.cookies import Cookies
 from activestore.core.dispatch import concurrently
-from activestore.core.later import source_later
+from activestore.core.lazy_pickle import source_later
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError
 from activestore.index_cache import usable_cache
 from activestore.origin import Origin

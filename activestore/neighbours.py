@@ -11,7 +11,7 @@ import numpy as np
 
 from activestore.active import Active
 from activestore.cell_methods import lasting_attributes
-from activestore.core.joined import JoinedPlan
+from activestore.core.joined_plan import JoinedPlan
 from activestore.core.metadata import variable_names
 from activestore.core.plan import ReductionRequest
 from activestore.core.selection import Positions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from activestore.core.later import LaterSource
+from activestore.core.lazy_pickle import LaterSource
 from activestore.core.metadata import locate, read_variable, variable_names
 from activestore.core.variable import ReadableSource
 from activestore.errors import ActivestoreError

@@ -14,7 +14,7 @@ from activestore.backends.posix import PosixBackend
 from activestore.config import Settings
 from activestore.core.aggregate import Aggregator
 from activestore.core.dispatch import concurrently, default_workers
-from activestore.core.joined import JoinedPlan, cut, joined_plan, joined_variable
+from activestore.core.joined_plan import JoinedPlan, cut, joined_plan, joined_variable
 from activestore.core.metadata import locate
 from activestore.core.plan import Plan, ReductionRequest, plan, touched_chunks
 from activestore.core.reductions import READ

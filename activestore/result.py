@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.joined import JoinedPlan
+from activestore.core.joined_plan import JoinedPlan
 from activestore.core.plan import Plan
 from activestore.core.variable import ReadableSource
 from activestore.display import chunk_grid_svg, page

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from activestore.core.later import source_later
+from activestore.core.lazy_pickle import source_later
 from activestore.core.variable import ReadableSource
 from activestore.descriptors import kept, released, with_room
 from activestore.errors import (

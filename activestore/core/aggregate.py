@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.joined import JoinedPlan
+from activestore.core.joined_plan import JoinedPlan
 from activestore.core.plan import Plan
 from activestore.core.reductions import SUM, Reduction, finalized, unpack_states, with_carry
 from activestore.core.task import Array, ChunkPartial, ChunkTask, Component, State

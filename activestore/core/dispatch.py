@@ -21,8 +21,8 @@ import numpy as np
 
 from activestore.core.aggregate import Aggregator
 from activestore.core.backend import Backend, BatchBackend, InterruptibleBackend, refusal_of
-from activestore.core.joined import JoinedPlan
-from activestore.core.later import Later
+from activestore.core.joined_plan import JoinedPlan
+from activestore.core.lazy_pickle import Later
 from activestore.core.plan import Plan
 from activestore.core.task import ChunkPartial, ChunkTask
 from activestore.errors import BackendError, BackendRefusedError

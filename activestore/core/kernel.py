@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from activestore.core.codecs import Buffer, Decoder
 from activestore.core.conditions import unsatisfied
-from activestore.core.grouped import assembled_states, blocks, placed
+from activestore.core.group_kernel import assembled_states, blocks, placed
 from activestore.core.missing import mask
 from activestore.core.packing import makes_nan, unpack
 from activestore.core.selection import region_index, region_shape

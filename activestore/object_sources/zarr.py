@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.later import source_later
+from activestore.core.lazy_pickle import source_later
 from activestore.core.objects import ChunkKeys, Places
 from activestore.errors import CorruptChunkError, SourceError, UnsupportedError
 from activestore.forking import Lock

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from activestore.core.backend import BackendOptions, Capabilities
-from activestore.core.grouped import assembled, group_tasks
+from activestore.core.group_kernel import assembled, group_tasks
 from activestore.core.kernel import fill_chunk, reduce_values
 from activestore.core.selection import region_shape
 from activestore.core.task import ChunkPartial, ChunkTask

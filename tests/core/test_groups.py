@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activestore import REDUCTIONS, Active, Capabilities, Groups
-from activestore.core import grouped
+from activestore.core import group_kernel as grouped
 from activestore.core.backend import refusal
-from activestore.core.grouped import blocks
+from activestore.core.group_kernel import blocks
 from activestore.core.groups import MOST_GROUPS, AxisGroups
 from activestore.core.selection import Slice
 from activestore.core.task import Grouping

@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 
 from activestore import Active
-from activestore.core.later import Later
+from activestore.core.lazy_pickle import Later
 from activestore.errors import ActivestoreError, SourceError, SourceNotFoundError, UntraceableError
 from activestore.source import open_source
 from tests.accessor.test_cluster import Recording
