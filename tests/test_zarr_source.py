@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from zarr.codecs import numcodecs as numcodecs_v3
 
 from activestore import Active
-from activestore.core.checksums import crc32c
+from activestore.core.codecs.checksums import crc32c
 from activestore.core.metadata import variable_names
 from activestore.core.zarr import OtherArray, group_of
 from activestore.errors import (

@@ -12,7 +12,7 @@ import numpy as np
 
 from activestore.cell_methods import result_units
 from activestore.config import Choice, Route
-from activestore.core.codecs import Codec, decodable
+from activestore.core.codecs.decode import Codec, decodable
 from activestore.core.variable import Variable
 from activestore.explanation import Explanation
 from activestore.redaction import public_address, secret_name, secrets_hidden

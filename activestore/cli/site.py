@@ -22,7 +22,7 @@ from activestore.cli.output import (
 )
 from activestore.cli.wording import in_words_of_the_command_line
 from activestore.config import Route, Settings, choose, config_file
-from activestore.core.codecs import decoder_names
+from activestore.core.codecs.decode import decoder_names
 from activestore.errors import ActivestoreError
 from activestore.plugins import default_plugins
 from activestore.redaction import public_address

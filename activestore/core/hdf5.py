@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 import h5py
 import numpy as np
 
-from activestore.core.codecs import EVERY_FILTER
+from activestore.core.codecs.decode import EVERY_FILTER
 from activestore.core.hdf5_attributes import HIDDEN, attribute_sizes, plain_value, read_attribute
 from activestore.core.hdf5_guard import cannot_open, read_guarded
 from activestore.core.hdf5_scales import DIMENSION_ONLY, NOT_COORDINATE, read_dimensions

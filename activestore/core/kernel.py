@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.codecs import Buffer, Decoder
+from activestore.core.codecs.decode import Buffer, Decoder
 from activestore.core.conditions import unsatisfied
 from activestore.core.group_kernel import assembled_states, blocks, placed
 from activestore.core.missing import mask

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.codecs import decodable, present
+from activestore.core.codecs.decode import decodable, present
 from activestore.core.conditions import Condition
 from activestore.core.groups import AxisGroups, check_groupable, check_size
 from activestore.core.packing import Packing, unpacks_afterwards

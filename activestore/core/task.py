@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.codecs import Codec
+from activestore.core.codecs.decode import Codec
 from activestore.core.conditions import Condition
 from activestore.core.missing import Missing
 from activestore.core.packing import Packing

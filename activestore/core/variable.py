@@ -12,7 +12,7 @@ from typing import BinaryIO, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.codecs import Codec
+from activestore.core.codecs.decode import Codec
 from activestore.core.missing import Missing
 from activestore.core.packing import Packing, unpacked_dtype
 from activestore.errors import VariableNotFoundError

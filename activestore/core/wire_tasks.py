@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from activestore.core.codecs import Codec, decoder_names, hdf5_codec
+from activestore.core.codecs.decode import Codec, decoder_names, hdf5_codec
 from activestore.core.selection import Points, Region, Slice
 from activestore.core.task import UNWRITTEN, ChunkTask, Grouping, Placement, TaskTemplate
 from activestore.core.wire_frames import POSITIONED, numbers_of_part

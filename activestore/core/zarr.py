@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from activestore.core.codecs import decodable
+from activestore.core.codecs.decode import decodable
 from activestore.core.missing import is_unsigned, numbers_of, read_named_missing
 from activestore.core.objects import ObjectIndex, ObjectSource, WholeIndex
 from activestore.core.packing import TRUTH, read_packing

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from activestore.core.array_filters import AT_END, AT_START, float_bits, type_numbers
-from activestore.core.codecs import Codec
+from activestore.core.codecs.array_filters import AT_END, AT_START, float_bits, type_numbers
+from activestore.core.codecs.decode import Codec
 from activestore.errors import UnsupportedError
 
 __all__ = ["Pipeline", "Sharding", "codec_name", "read_pipeline_v2", "read_pipeline_v3"]

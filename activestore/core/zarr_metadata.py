@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from activestore.core.codecs import MAX_CHUNK_BYTES
+from activestore.core.codecs.decode import MAX_CHUNK_BYTES
 from activestore.core.objects import ChunkKeys
 from activestore.core.zarr_codecs import Pipeline, read_pipeline_v2, read_pipeline_v3
 from activestore.errors import SourceError, UnsupportedError

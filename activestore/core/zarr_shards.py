@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.checksums import crc32c
+from activestore.core.codecs.checksums import crc32c
 from activestore.core.objects import ChunkKeys, Places, is_of_objects, placed_table
 from activestore.core.variable import ChunkTable, ReadableSource, grid_shape
 from activestore.core.zarr_codecs import Sharding

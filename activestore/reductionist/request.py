@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from activestore.core.codecs import Codec
+from activestore.core.codecs.decode import Codec
 from activestore.core.group_kernel import group_tasks
 from activestore.core.missing import Missing
 from activestore.core.reductions import MAX, MIN, SUM

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.codecs import Buffer, Codec, decodable, decode_unsized
+from activestore.core.codecs.decode import Buffer, Codec, decodable, decode_unsized
 from activestore.core.kernel import decode_chunk, reduce_values
 from activestore.core.missing import MANY
 from activestore.core.reductions import find_reduction

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from activestore.core.codecs import decoder_names
+from activestore.core.codecs.decode import decoder_names
 from activestore.core.reductions import COMPONENTS
 from activestore.core.wire import FEATURES
 from activestore.core.wire_template import DTYPES

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from activestore.backends.posix import PosixBackend
-from activestore.core.codecs import decoder_names
+from activestore.core.codecs.decode import decoder_names
 from activestore.core.reductions import COMPONENTS
 from activestore.core.task import ChunkTask
 from activestore.core.wire import FEATURES, failure_to_bytes, partial_to_bytes, tasks_from_json

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from activestore import Active
-from activestore.core import codecs
-from activestore.core.codecs import Codec, Decoder, decodable, decode, decoder_names, hdf5_codec, present
+from activestore.core.codecs import decode as codecs
+from activestore.core.codecs.decode import Codec, Decoder, decodable, decode, decoder_names, hdf5_codec, present
 from activestore.errors import CorruptChunkError, UnsupportedError
 from tests.generated import HDF5_FILTERS
 

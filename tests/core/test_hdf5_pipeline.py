@@ -21,7 +21,7 @@ import xarray as xr
 from h5py import h5d, h5p, h5s, h5t, h5z
 
 from activestore import Active
-from activestore.core.codecs import Codec, decodable, decode
+from activestore.core.codecs.decode import Codec, decodable, decode
 from activestore.errors import ActivestoreError, CorruptChunkError, FallbackWarning
 from activestore.server.settings import ServerSettings
 from tests.server.running import running

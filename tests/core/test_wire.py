@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from activestore import Active
 from activestore.backends.posix import PosixBackend
-from activestore.core.codecs import Codec
+from activestore.core.codecs.decode import Codec
 from activestore.core.conditions import Condition
 from activestore.core.kernel import fill_chunk, reduce_values
 from activestore.core.missing import Missing

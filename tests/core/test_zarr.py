@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numcodecs.abc import Codec as NumcodecsCodec
 
-from activestore.core.checksums import crc32c
-from activestore.core.codecs import Codec, decode
+from activestore.core.codecs.checksums import crc32c
+from activestore.core.codecs.decode import Codec, decode
 from activestore.core.objects import ChunkKeys
 from activestore.core.zarr_codecs import read_pipeline_v2, read_pipeline_v3
 from activestore.core.zarr_metadata import describe, numeric_array

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activestore.core import codecs
+from activestore.core.codecs import decode as codecs
 from activestore.server.answer import encoded_v2
 from activestore.server.failures import RequestError
 from activestore.server.reduce import Answer, memory, reduced

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core import array_filters
-from activestore.core.codec_headers import blosc2_sizes, check_blosc2_frame, zstd_size
+from activestore.core.codecs import array_filters
+from activestore.core.codecs.headers import blosc2_sizes, check_blosc2_frame, zstd_size
 from activestore.errors import CorruptChunkError, UnsupportedError
 
 __all__ = [

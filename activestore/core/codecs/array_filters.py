@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from activestore.core.checksums import crc32c
+from activestore.core.codecs.checksums import crc32c
 
 __all__ = [
     "AT_END",

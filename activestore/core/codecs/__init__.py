@@ -1,0 +1,1 @@
+"""Codecs: from the stored bytes of a chunk to its numbers."""
