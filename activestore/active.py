@@ -21,9 +21,9 @@ from activestore.core.aggregate import Aggregator
 from activestore.core.backend import Backend
 from activestore.core.conditions import Condition, parse_condition
 from activestore.core.dispatch import Fallback, Outcome, concurrently, default_workers, run
+from activestore.core.formats.read import locate
 from activestore.core.groups import By, group_selection
 from activestore.core.joined_plan import JoinedPlan
-from activestore.core.metadata import locate
 from activestore.core.missing import Missing
 from activestore.core.packing import Packing
 from activestore.core.plan import Plan, ReductionRequest, grouped_axes, normalize_axes
@@ -161,7 +161,7 @@ class Active(NamedReductions):
             ConfigurationError: An option is not understood.
 
         Examples:
-            >>> from activestore.core.metadata import read_variable
+            >>> from activestore.core.formats.read import read_variable
             >>> from activestore.source import open_source
             >>> source = open_source("docs/tas.nc")
             >>> Active.of(source, read_variable(source, "tas"), workers=1).count()

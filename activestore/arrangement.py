@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from activestore.combine import Joint, check_units
 from activestore.core.dispatch import concurrently
-from activestore.core.metadata import read_variable
+from activestore.core.formats.read import read_variable
 from activestore.core.plan import normalize_axes
 from activestore.core.variable import ReadableSource, Variable
 from activestore.errors import JoinError, NotNumericError, VariableNotFoundError

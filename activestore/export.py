@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 import activestore
 from activestore.cell_methods import reduced_attributes
-from activestore.core.metadata import global_attributes
+from activestore.core.formats.read import global_attributes
 from activestore.core.missing import read_missing
 from activestore.core.plan import ReductionRequest
 from activestore.core.variable import ReadableSource, Variable

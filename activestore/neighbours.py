@@ -11,8 +11,8 @@ import numpy as np
 
 from activestore.active import Active
 from activestore.cell_methods import lasting_attributes
+from activestore.core.formats.read import variable_names
 from activestore.core.joined_plan import JoinedPlan
-from activestore.core.metadata import variable_names
 from activestore.core.plan import ReductionRequest
 from activestore.core.selection import Positions
 from activestore.core.variable import ReadableSource

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from activestore.core.formats.read import locate, read_variable, variable_names
 from activestore.core.lazy_pickle import LaterSource
-from activestore.core.metadata import locate, read_variable, variable_names
 from activestore.core.variable import ReadableSource
 from activestore.errors import ActivestoreError
 from activestore.object_sources.kerchunk import KerchunkSource

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 from activestore.config import Settings, resolve
 from activestore.core.backend import Backend
-from activestore.core.metadata import read_variable
+from activestore.core.formats.read import read_variable
 from activestore.errors import ConfigurationError
 from activestore.pace import at_most
 from activestore.parts import Part, Parts

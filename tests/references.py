@@ -9,7 +9,7 @@ from kerchunk.hdf import SingleHdf5ToZarr
 from kerchunk.netCDF3 import NetCDF3ToZarr
 
 from activestore.core.collection import held_back
-from activestore.core.metadata import is_classic
+from activestore.core.formats.read import is_classic
 from activestore.source import LocalSource
 
 __all__ = ["references_of"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from activestore import Active
-from activestore.core.metadata import variable_names
+from activestore.core.formats.read import variable_names
 from activestore.source import open_source
 from tests.corpus import corpus_files, file_id
 

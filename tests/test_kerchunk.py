@@ -16,7 +16,7 @@ import pytest
 import xarray as xr
 
 from activestore import Active
-from activestore.core.metadata import variable_names
+from activestore.core.formats.read import variable_names
 from activestore.core.objects import ChunkKeys
 from activestore.core.zarr import group_of
 from activestore.errors import CorruptChunkError, SourceError, SourceNotFoundError, UnsupportedError, VariableNotFoundError

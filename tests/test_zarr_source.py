@@ -22,7 +22,7 @@ from zarr.codecs import numcodecs as numcodecs_v3
 
 from activestore import Active
 from activestore.core.codecs.checksums import crc32c
-from activestore.core.metadata import variable_names
+from activestore.core.formats.read import variable_names
 from activestore.core.zarr import OtherArray, group_of
 from activestore.errors import (
     BackendUnavailableError,

@@ -21,7 +21,7 @@ import numpy as np
 
 from activestore.active import Active
 from activestore.cli.output import variables_table
-from activestore.core.metadata import read_variable, variable_names
+from activestore.core.formats.read import read_variable, variable_names
 from activestore.errors import NotNumericError
 from activestore.source import open_source
 from activestore.testing.datasets import write_sample

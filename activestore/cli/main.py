@@ -29,7 +29,7 @@ from activestore.cli.serve import SERVE_EPILOG, add_serve, serve
 from activestore.cli.site import FAILED, OK, backends, cache_clear, cache_ls, failed, print_json
 from activestore.cli.wording import in_words_of_the_command_line
 from activestore.config import resolve
-from activestore.core.metadata import locate, read_variable, variable_names
+from activestore.core.formats.read import locate, read_variable, variable_names
 from activestore.core.reductions import REDUCTIONS
 from activestore.core.variable import Variable
 from activestore.errors import (

@@ -12,7 +12,7 @@ import zarr
 from h5py import h5d, h5s, h5t
 
 from activestore import Active
-from activestore.core.metadata import variable_names
+from activestore.core.formats.read import variable_names
 from activestore.source import open_source
 
 

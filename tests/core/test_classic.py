@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activestore import Active
-from activestore.core.classic import is_classic
-from activestore.core.metadata import variable_names
+from activestore.core.formats.classic import is_classic
+from activestore.core.formats.read import variable_names
 from activestore.errors import ActivestoreError, NotNumericError, SourceError
 from activestore.source import open_source
 

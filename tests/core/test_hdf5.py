@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activestore import Active
-from activestore.core.metadata import variable_names
+from activestore.core.formats.read import variable_names
 from activestore.errors import ActivestoreError, NotNumericError, UnsupportedError, VariableNotFoundError
 from activestore.source import open_source
 

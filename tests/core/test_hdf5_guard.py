@@ -27,7 +27,7 @@ import fsspec
 import numpy as np
 import xarray as xr
 from activestore import Active
-from activestore.core.metadata import variable_names
+from activestore.core.formats.read import variable_names
 from activestore.errors import ActivestoreError
 from activestore.source import open_source
 

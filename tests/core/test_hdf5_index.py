@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from activestore import Active
 from activestore.core import hdf5_index
-from activestore.core.metadata import locate, read_variable
+from activestore.core.formats.read import locate, read_variable
 from activestore.core.plan import touched_chunks
 from activestore.core.selection import Selection
 from activestore.errors import ActivestoreError, SourceError

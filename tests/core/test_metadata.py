@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from activestore import Active
-from activestore.core.metadata import variable_names
+from activestore.core.formats.read import variable_names
 from activestore.errors import SourceError, VariableNotFoundError
 from activestore.source import open_source
 

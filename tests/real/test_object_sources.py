@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 from activestore import Active
-from activestore.core.metadata import variable_names
+from activestore.core.formats.read import variable_names
 from activestore.errors import CorruptChunkError, SourceError, SourceNotFoundError
 from activestore.source import open_source
 from tests.test_kerchunk import X, handmade
