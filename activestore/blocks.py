@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol, cast
 
-from activestore.core.random_access import RandomAccessFile
+from activestore.core.formats.hdf5.file_object import RandomAccessFile
 from activestore.forking import Lock
 
 __all__ = ["METADATA_BLOCK", "MetadataView", "data_file"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from kerchunk.hdf import SingleHdf5ToZarr
 from kerchunk.netCDF3 import NetCDF3ToZarr
 
-from activestore.core.collection import held_back
+from activestore.core.formats.hdf5.gc_pause import held_back
 from activestore.core.formats.read import is_classic
 from activestore.source import LocalSource
 

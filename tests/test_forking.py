@@ -28,9 +28,9 @@ import pytest
 from activestore import Active, forking
 from activestore.accessor.reducing import cluster
 from activestore.backends.posix import PosixBackend
-from activestore.core import collection
 from activestore.core.backend import BackendOptions
 from activestore.core.dispatch import Budget
+from activestore.core.formats.hdf5 import gc_pause as collection
 from activestore.origin import Origin
 from activestore.reductionist.backend import ReductionistBackend
 from activestore.s3 import find_object

@@ -12,8 +12,8 @@ import numpy as np
 
 from activestore.core.backend import BackendOptions, BackendRecord, Capabilities
 from activestore.core.dispatch import Budget
-from activestore.core.hdf5 import find_dataset, hdf5_file, load_plugins
-from activestore.core.hdf5_turn import hdf5_turn
+from activestore.core.formats.hdf5.file import find_dataset, hdf5_file, load_plugins
+from activestore.core.formats.hdf5.lock import hdf5_turn
 from activestore.core.kernel import reduce_chunk, reduce_stored, reduce_values, wanted_part
 from activestore.core.task import Array, ChunkPartial, ChunkTask
 from activestore.core.variable import ReadableSource

@@ -10,8 +10,8 @@ import pytest
 
 from activestore import Active
 from activestore.blocks import MetadataView, data_file
-from activestore.core.collection import held_back
-from activestore.core.hdf5 import read_hdf5
+from activestore.core.formats.hdf5.file import read_hdf5
+from activestore.core.formats.hdf5.gc_pause import held_back
 from activestore.source import LocalSource
 
 xr = pytest.importorskip("xarray")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from activestore.core.formats.hdf5.attributes import Text
+from activestore.core.formats.hdf5.chunk_btree import read_layout
+from activestore.core.formats.hdf5.group import outlined_variable, read_group
 from activestore.core.formats.read import is_classic, read_variable
-from activestore.core.hdf5_attributes import Text
-from activestore.core.hdf5_group import outlined_variable, read_group
-from activestore.core.hdf5_index import read_layout
 from activestore.errors import SourceError
 from activestore.source import open_source
 from tests.corpus import corpus_files, file_id

@@ -16,7 +16,7 @@ import pytest
 import xarray as xr
 
 from activestore import Active
-from activestore.core.hdf5_guard import GuardedFile, is_endless
+from activestore.core.formats.hdf5.heap_guard import GuardedFile, is_endless
 from activestore.errors import SourceError, UnsupportedError
 
 FORM = struct.Struct("<H6xQ")

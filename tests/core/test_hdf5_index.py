@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activestore import Active
-from activestore.core import hdf5_index
+from activestore.core.formats.hdf5 import chunk_btree as hdf5_index
 from activestore.core.formats.read import locate, read_variable
 from activestore.core.plan import touched_chunks
 from activestore.core.selection import Selection

@@ -13,7 +13,7 @@ import pytest
 import xarray as xr
 
 from activestore import Active
-from activestore.core.hdf5_turn import hdf5_turn
+from activestore.core.formats.hdf5.lock import hdf5_turn
 from tests.test_forking import in_child
 
 # In a process of its own: what goes wrong ends it.

@@ -13,7 +13,7 @@ from activestore.accessor.arrays.lazy import LazyArray
 from activestore.accessor.arrays.overwrite_guard import watch
 from activestore.accessor.tracing.decoding import decoded
 from activestore.active import Active
-from activestore.core.hdf5_group import Outline, outlined_variable
+from activestore.core.formats.hdf5.group import Outline, outlined_variable
 from activestore.forking import Lock
 from activestore.opening import workers_of
 from activestore.pace import at_most

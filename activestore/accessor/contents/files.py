@@ -23,9 +23,9 @@ from activestore.accessor.arrays.stored import StoredArray, StoredFile
 from activestore.accessor.contents.hdf5 import Described, Description, describe
 from activestore.accessor.contents.tolerant_hdf5 import ODDITIES, TolerantFile
 from activestore.core.formats import classic
+from activestore.core.formats.hdf5.file import group_names, load_plugins, read_dataset
+from activestore.core.formats.hdf5.heap_guard import cannot_open, read_guarded
 from activestore.core.formats.read import is_classic
-from activestore.core.hdf5 import group_names, load_plugins, read_dataset
-from activestore.core.hdf5_guard import cannot_open, read_guarded
 from activestore.core.objects import is_of_objects
 from activestore.descriptors import with_room
 from activestore.errors import ActivestoreError, ConfigurationError, GroupNotFoundError, SourceError, UnsupportedError

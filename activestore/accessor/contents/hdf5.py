@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.hdf5_attributes import Text, Value
-from activestore.core.hdf5_group import Outline, read_group
+from activestore.core.formats.hdf5.attributes import Text, Value
+from activestore.core.formats.hdf5.group import Outline, read_group
 from activestore.source import Source
 
 __all__ = ["Described", "Description", "describe"]

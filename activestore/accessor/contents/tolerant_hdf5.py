@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from h5netcdf.core import _netcdf_dimension_but_not_variable, _unlabeled_dimension_mix
 
-from activestore.core.hdf5 import dangling_link
+from activestore.core.formats.hdf5.file import dangling_link
 
 __all__ = ["ODDITIES", "TolerantFile"]
 

@@ -18,8 +18,8 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, BinaryIO, TypeVar, cast
 
-from activestore.core.hdf5_turn import hdf5_turn
-from activestore.core.random_access import RandomAccessFile
+from activestore.core.formats.hdf5.file_object import RandomAccessFile
+from activestore.core.formats.hdf5.lock import hdf5_turn
 from activestore.core.variable import ReadableSource
 from activestore.descriptors import FULL, is_full, with_room
 from activestore.errors import SourceError

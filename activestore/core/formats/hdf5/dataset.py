@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from activestore.core.codecs.decode import MAX_CHUNK_BYTES, Codec, hdf5_codec
-from activestore.core.hdf5_index import UNDEFINED, BTree, ChunkLayout, read_layout
+from activestore.core.formats.hdf5.chunk_btree import UNDEFINED, BTree, ChunkLayout, read_layout
 from activestore.core.missing import is_unsigned, read_missing
 from activestore.core.packing import read_packing
 from activestore.core.variable import (

@@ -15,7 +15,7 @@ from typing import Any
 
 from h5py import _objects
 
-from activestore.core.collection import held_back
+from activestore.core.formats.hdf5.gc_pause import held_back
 from activestore.forking import renew_after_fork
 
 __all__ = ["hdf5_turn"]

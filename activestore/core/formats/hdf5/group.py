@@ -16,10 +16,18 @@ import numpy as np
 import numpy.typing as npt
 from h5py import h5, h5d, h5ds, h5g, h5p, h5r, h5s, h5t
 
-from activestore.core.hdf5 import DAMAGE, damage_named, read_hdf5
-from activestore.core.hdf5_attributes import HIDDEN, Text, Value, attribute_sizes, number_dtype, plain_value, read_attribute
-from activestore.core.hdf5_scales import DIMENSION_ONLY, NOT_COORDINATE, attached_scales, longest_attached
-from activestore.core.hdf5_storage import Storage, chunk_layout, read_storage, read_user_block, tree_table, variable_of
+from activestore.core.formats.hdf5.attributes import (
+    HIDDEN,
+    Text,
+    Value,
+    attribute_sizes,
+    number_dtype,
+    plain_value,
+    read_attribute,
+)
+from activestore.core.formats.hdf5.dataset import Storage, chunk_layout, read_storage, read_user_block, tree_table, variable_of
+from activestore.core.formats.hdf5.dimension_scales import DIMENSION_ONLY, NOT_COORDINATE, attached_scales, longest_attached
+from activestore.core.formats.hdf5.file import DAMAGE, damage_named, read_hdf5
 from activestore.core.variable import ReadableSource, Variable
 
 __all__ = ["Group", "Outline", "outlined_variable", "read_group"]

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5g, h5i, h5r, h5s, h5t
 
-from activestore.core.hdf5_attributes import Text, attribute_sizes, read_attribute
+from activestore.core.formats.hdf5.attributes import Text, attribute_sizes, read_attribute
 
 __all__ = ["DIMENSION_ONLY", "NOT_COORDINATE", "attached_scales", "longest_attached", "read_dimensions"]
 

@@ -15,10 +15,8 @@ import h5py
 import numpy as np
 
 from activestore.core.codecs.decode import EVERY_FILTER
-from activestore.core.hdf5_attributes import HIDDEN, attribute_sizes, plain_value, read_attribute
-from activestore.core.hdf5_guard import cannot_open, read_guarded
-from activestore.core.hdf5_scales import DIMENSION_ONLY, NOT_COORDINATE, read_dimensions
-from activestore.core.hdf5_storage import (
+from activestore.core.formats.hdf5.attributes import HIDDEN, attribute_sizes, plain_value, read_attribute
+from activestore.core.formats.hdf5.dataset import (
     Storage,
     chunk_layout,
     number_type,
@@ -28,6 +26,8 @@ from activestore.core.hdf5_storage import (
     tree_table,
     variable_of,
 )
+from activestore.core.formats.hdf5.dimension_scales import DIMENSION_ONLY, NOT_COORDINATE, read_dimensions
+from activestore.core.formats.hdf5.heap_guard import cannot_open, read_guarded
 from activestore.core.variable import (
     ChunkTable,
     ReadableSource,
