@@ -17,8 +17,8 @@ import xarray as xr
 
 from activestore import Active
 from activestore.core.formats.read import variable_names
-from activestore.core.objects import ChunkKeys
-from activestore.core.zarr import group_of
+from activestore.core.formats.zarr.keys import ChunkKeys
+from activestore.core.formats.zarr.store import group_of
 from activestore.errors import CorruptChunkError, SourceError, SourceNotFoundError, UnsupportedError, VariableNotFoundError
 from activestore.object_sources.kerchunk import KerchunkSource
 from activestore.object_sources.references import JsonReferences, is_parquet

@@ -23,7 +23,7 @@ from zarr.codecs import numcodecs as numcodecs_v3
 from activestore import Active
 from activestore.core.codecs.checksums import crc32c
 from activestore.core.formats.read import variable_names
-from activestore.core.zarr import OtherArray, group_of
+from activestore.core.formats.zarr.store import OtherArray, group_of
 from activestore.errors import (
     BackendUnavailableError,
     CorruptChunkError,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from activestore.core.dispatch import concurrently
-from activestore.core.objects import ChunkKeys, Places
+from activestore.core.formats.zarr.keys import ChunkKeys, Places
 from activestore.core.variable import ReadableSource
 from activestore.errors import SourceError, UnsupportedError
 from activestore.forking import Lock

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.objects import ChunkKeys
+from activestore.core.formats.zarr.keys import ChunkKeys
 from activestore.core.variable import ReadableSource
 from activestore.errors import SourceError, UnsupportedError, to_install
 from activestore.object_sources.zarr import MAX_METADATA, ObjectStore, ZarrSource

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from activestore.core.formats.zarr.keys import ChunkKeys, Places
 from activestore.core.lazy_pickle import source_later
-from activestore.core.objects import ChunkKeys, Places
 from activestore.errors import CorruptChunkError, SourceError, UnsupportedError
 from activestore.forking import Lock
 from activestore.origin import Origin

@@ -9,9 +9,9 @@ from numcodecs.abc import Codec as NumcodecsCodec
 
 from activestore.core.codecs.checksums import crc32c
 from activestore.core.codecs.decode import Codec, decode
-from activestore.core.objects import ChunkKeys
-from activestore.core.zarr_codecs import read_pipeline_v2, read_pipeline_v3
-from activestore.core.zarr_metadata import describe, numeric_array
+from activestore.core.formats.zarr.array_metadata import describe, numeric_array
+from activestore.core.formats.zarr.codecs import read_pipeline_v2, read_pipeline_v3
+from activestore.core.formats.zarr.keys import ChunkKeys
 from activestore.errors import CorruptChunkError, SourceError
 
 

@@ -11,11 +11,11 @@ from xarray.core import indexing
 
 from activestore.accessor.arrays.stored import StoredArray, StoredFile
 from activestore.accessor.contents.files import Contents
+from activestore.core.formats.zarr.keys import ObjectSource
+from activestore.core.formats.zarr.store import group_of
 from activestore.core.missing import is_unsigned
-from activestore.core.objects import ObjectSource
 from activestore.core.packing import TRUTH
 from activestore.core.variable import Variable
-from activestore.core.zarr import group_of
 
 __all__ = ["zarr_contents"]
 

@@ -17,7 +17,7 @@ from activestore.accessor.arrays.stored import StoredArray
 from activestore.accessor.tracing.decoding import DefaultFill, as_truth, decoded, default_fill
 from activestore.accessor.tracing.obstacles import InMemoryError, OnlyXarrayError
 from activestore.active import Active
-from activestore.core.objects import is_of_objects
+from activestore.core.formats.zarr.keys import is_of_objects
 from activestore.errors import NotNumericError, UntraceableError
 
 __all__ = ["Traced", "is_of_dask", "trace"]

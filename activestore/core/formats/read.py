@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core import zarr
 from activestore.core.formats import classic
 from activestore.core.formats.hdf5 import file as hdf5
-from activestore.core.objects import is_of_objects
+from activestore.core.formats.zarr import store as zarr
+from activestore.core.formats.zarr.keys import is_of_objects
 from activestore.core.variable import ChunkTable, ReadableSource, Variable
 from activestore.errors import SourceError
 

@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from activestore.core.codecs.decode import decodable
+from activestore.core.formats.zarr.array_metadata import ArrayDocument, ZarrArray, describe, numeric_array
+from activestore.core.formats.zarr.keys import ObjectIndex, ObjectSource, WholeIndex
+from activestore.core.formats.zarr.shards import ShardIndex
 from activestore.core.missing import is_unsigned, numbers_of, read_named_missing
-from activestore.core.objects import ObjectIndex, ObjectSource, WholeIndex
 from activestore.core.packing import TRUTH, read_packing
 from activestore.core.variable import (
     ChunkIndex,
@@ -29,8 +31,6 @@ from activestore.core.variable import (
     no_such_variable,
     unwritten_table,
 )
-from activestore.core.zarr_metadata import ArrayDocument, ZarrArray, describe, numeric_array
-from activestore.core.zarr_shards import ShardIndex
 from activestore.errors import NotNumericError, SourceError, UnsupportedError
 
 __all__ = ["Group", "OtherArray", "group_of", "read_variable", "variable_names"]

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from activestore.core.codecs.checksums import crc32c
-from activestore.core.objects import ChunkKeys, Places, is_of_objects, placed_table
+from activestore.core.formats.zarr.codecs import Sharding
+from activestore.core.formats.zarr.keys import ChunkKeys, Places, is_of_objects, placed_table
 from activestore.core.variable import ChunkTable, ReadableSource, grid_shape
-from activestore.core.zarr_codecs import Sharding
 from activestore.errors import SourceError
 
 __all__ = ["ShardIndex"]

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from activestore.core.codecs.decode import MAX_CHUNK_BYTES
-from activestore.core.objects import ChunkKeys
-from activestore.core.zarr_codecs import Pipeline, read_pipeline_v2, read_pipeline_v3
+from activestore.core.formats.zarr.codecs import Pipeline, read_pipeline_v2, read_pipeline_v3
+from activestore.core.formats.zarr.keys import ChunkKeys
 from activestore.errors import SourceError, UnsupportedError
 
 __all__ = ["ArrayDocument", "ZarrArray", "describe", "numeric_array"]

@@ -1,0 +1,1 @@
+"""Zarr stores, formats 2 and 3."""
