@@ -188,7 +188,7 @@ _AT_ONCE = 256
 
 def _many(wanted: list[Any], path: Path, url: str) -> list[bytes]:
     """Return requests of the extension for many chunks each."""
-    from activestore.core.wire import tasks_to_json
+    from activestore.core.wire.encode import tasks_to_json
 
     tasks = _tasks(wanted, path)
     source = {"interface_type": "s3", "url": url}
@@ -227,7 +227,7 @@ def _sum_of_cbor(answers: list[tuple[float, bytes]]) -> float:
 
 
 def _sum_of_frames(answers: list[tuple[float, bytes]], wanted: list[Any], path: Path) -> float:
-    from activestore.core.wire import frames_from_bytes
+    from activestore.core.wire.encode import frames_from_bytes
 
     tasks, total = _tasks(wanted, path), 0.0
     for i, (_, body) in enumerate(answers):

@@ -13,7 +13,7 @@ from activestore.core.backend import Backend, BackendOptions, Capabilities, refu
 from activestore.core.kernel import fill_chunk, reduce_values
 from activestore.core.task import ChunkPartial, ChunkTask
 from activestore.core.variable import ReadableSource
-from activestore.core.wire import (
+from activestore.core.wire.encode import (
     answer_bytes,
     frames_from_bytes,
     numbers_bytes,

@@ -13,7 +13,7 @@ from activestore.core.kernel import reduce_stored
 from activestore.core.packing import unpacked_dtype
 from activestore.core.selection import region_shape
 from activestore.core.task import ChunkTask
-from activestore.core.wire import answer_bytes, failure_to_bytes, numbers_bytes, partial_to_bytes, tasks_from_json
+from activestore.core.wire.encode import answer_bytes, failure_to_bytes, numbers_bytes, partial_to_bytes, tasks_from_json
 from activestore.errors import ActivestoreError, CorruptChunkError, UnsupportedError, WireError
 from activestore.server.failures import RequestError
 from activestore.server.json_slices import loads

@@ -6,8 +6,8 @@ from typing import Any
 
 from activestore.core.codecs.decode import decoder_names
 from activestore.core.reductions import COMPONENTS
-from activestore.core.wire import FEATURES
-from activestore.core.wire_template import DTYPES
+from activestore.core.wire.encode import FEATURES
+from activestore.core.wire.template import DTYPES
 from activestore.server.request import DTYPES as PLAIN_DTYPES
 from activestore.server.request import OPERATIONS
 from activestore.server.settings import ServerSettings

@@ -16,8 +16,8 @@ from activestore.backends.posix import PosixBackend
 from activestore.core.codecs.decode import decoder_names
 from activestore.core.reductions import COMPONENTS
 from activestore.core.task import ChunkTask
-from activestore.core.wire import FEATURES, failure_to_bytes, partial_to_bytes, tasks_from_json
-from activestore.core.wire_template import DTYPES
+from activestore.core.wire.encode import FEATURES, failure_to_bytes, partial_to_bytes, tasks_from_json
+from activestore.core.wire.template import DTYPES
 from activestore.errors import CorruptChunkError, UnsupportedError, WireError
 from activestore.source import LocalSource
 

@@ -26,7 +26,7 @@ from activestore.core.backend import BackendOptions, BatchBackend, Interruptible
 from activestore.core.packing import Packing
 from activestore.core.reductions import REDUCTIONS, Reduction
 from activestore.core.task import ChunkPartial
-from activestore.core.wire import failure_to_bytes
+from activestore.core.wire.encode import failure_to_bytes
 from activestore.errors import (
     BackendError,
     BackendUnavailableError,

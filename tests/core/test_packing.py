@@ -15,7 +15,7 @@ from xarray.coding.variables import _scale_offset_decoding
 import activestore.accessor  # noqa: F401  # registers .active
 from activestore import Active
 from activestore.core.packing import Packing, read_packing, unpack, unpacked_dtype, unpacks_afterwards
-from activestore.core.wire import tasks_from_json, tasks_to_json
+from activestore.core.wire.encode import tasks_from_json, tasks_to_json
 
 ATTRS: dict[str, dict[str, Any]] = {
     "scale of single precision": {"scale_factor": np.float32(0.1)},

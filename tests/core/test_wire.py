@@ -30,7 +30,7 @@ from activestore.core.packing import TRUTH, Packing
 from activestore.core.reductions import COMPONENTS, REDUCTIONS, Reduction
 from activestore.core.selection import Points, Slice
 from activestore.core.task import ChunkPartial, ChunkTask, Component, Grouping, TaskTemplate
-from activestore.core.wire import (
+from activestore.core.wire.encode import (
     answer_bytes,
     failure_to_bytes,
     frames_from_bytes,

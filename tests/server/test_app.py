@@ -14,7 +14,7 @@ import pytest
 
 from activestore import Active
 from activestore.core.kernel import reduce_chunk
-from activestore.core.wire import frames_from_bytes, tasks_to_json
+from activestore.core.wire.encode import frames_from_bytes, tasks_to_json
 from activestore.errors import BackendError
 from activestore.server.front import ACCESS_LOG
 from activestore.server.settings import ServerSettings

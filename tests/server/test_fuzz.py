@@ -35,7 +35,7 @@ from hypothesis import strategies as st
 from activestore import Active
 from activestore.core.codecs.decode import Codec, decode, hdf5_codec
 from activestore.core.task import ChunkTask
-from activestore.core.wire import frames_from_bytes, obstacle, tasks_from_json, tasks_to_json
+from activestore.core.wire.encode import frames_from_bytes, obstacle, tasks_from_json, tasks_to_json
 from activestore.errors import BackendError, CorruptChunkError
 from activestore.server.settings import ServerSettings
 from tests.real.servers import EmbeddedServer, run_embedded

@@ -19,7 +19,7 @@ import urllib3
 
 from activestore import Active
 from activestore.core.task import ChunkTask
-from activestore.core.wire import frames_from_bytes, tasks_from_json, tasks_to_json
+from activestore.core.wire.encode import frames_from_bytes, tasks_from_json, tasks_to_json
 from activestore.server.settings import ServerSettings
 from tests.real.servers import EmbeddedServer, run_embedded
 from tests.server.running import Running, message, running

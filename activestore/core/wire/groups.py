@@ -9,7 +9,7 @@ from typing import Any
 
 from activestore.core.conditions import MOST_TERMS, OPERATORS, Condition
 from activestore.core.task import ChunkTask, Grouping
-from activestore.core.wire_json import items, mapping, one_of, refuse, shown, wholes
+from activestore.core.wire.json import items, mapping, one_of, refuse, shown, wholes
 
 __all__ = ["Runs", "condition_from_json", "condition_to_json", "grouped_axes", "runs_from_json", "runs_to_json"]
 

@@ -20,7 +20,7 @@ from activestore.core.packing import TRUTH, makes_nan
 from activestore.core.reductions import is_known
 from activestore.core.selection import Points, Slice
 from activestore.core.task import ChunkTask, TaskTemplate
-from activestore.core.wire_frames import (
+from activestore.core.wire.frames import (
     POSITIONED,
     answer_bytes,
     failure_to_bytes,
@@ -28,9 +28,9 @@ from activestore.core.wire_frames import (
     numbers_bytes,
     partial_to_bytes,
 )
-from activestore.core.wire_groups import condition_to_json, grouped_axes, runs_to_json
-from activestore.core.wire_json import LONGEST_NAME, MOST_MISSING
-from activestore.core.wire_tasks import MOST_PIECES, MOST_POINTS, tasks_from_json
+from activestore.core.wire.groups import condition_to_json, grouped_axes, runs_to_json
+from activestore.core.wire.json import LONGEST_NAME, MOST_MISSING
+from activestore.core.wire.tasks import MOST_PIECES, MOST_POINTS, tasks_from_json
 from activestore.errors import BackendRefusedError, WireError
 
 __all__ = [

@@ -12,9 +12,9 @@ from activestore.core.missing import Missing
 from activestore.core.packing import Packing, unpacked_dtype
 from activestore.core.reductions import COMPONENTS, widest
 from activestore.core.task import TaskTemplate
-from activestore.core.wire_frames import POSITIONED
-from activestore.core.wire_groups import condition_from_json
-from activestore.core.wire_json import LARGEST, MOST_MISSING, items, mapping, one_of, refuse, shown, text, wholes
+from activestore.core.wire.frames import POSITIONED
+from activestore.core.wire.groups import condition_from_json
+from activestore.core.wire.json import LARGEST, MOST_MISSING, items, mapping, one_of, refuse, shown, text, wholes
 from activestore.errors import WireError
 
 __all__ = ["DTYPES", "template_from_json"]

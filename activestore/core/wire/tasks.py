@@ -13,10 +13,10 @@ import numpy as np
 from activestore.core.codecs.decode import Codec, decoder_names, hdf5_codec
 from activestore.core.selection import Points, Region, Slice
 from activestore.core.task import UNWRITTEN, ChunkTask, Grouping, Placement, TaskTemplate
-from activestore.core.wire_frames import POSITIONED, numbers_of_part
-from activestore.core.wire_groups import Runs, runs_from_json
-from activestore.core.wire_json import LARGEST, items, mapping, one_of, refuse, whole, wholes
-from activestore.core.wire_template import template_from_json
+from activestore.core.wire.frames import POSITIONED, numbers_of_part
+from activestore.core.wire.groups import Runs, runs_from_json
+from activestore.core.wire.json import LARGEST, items, mapping, one_of, refuse, whole, wholes
+from activestore.core.wire.template import template_from_json
 
 __all__ = ["MOST_PIECES", "MOST_POINTS", "tasks_from_json"]
 

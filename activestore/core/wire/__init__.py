@@ -1,0 +1,1 @@
+"""Tasks and partial results as they travel."""
