@@ -42,8 +42,8 @@ from activestore.errors import (
 )
 from activestore.explanation import Explanation, explain
 from activestore.named_reductions import Axis, NamedReductions
+from activestore.network.concurrency_limit import at_most
 from activestore.opening import check_name, open_variable, opened_backends, settings_of, workers_of
-from activestore.pace import at_most
 from activestore.parts import METADATA_READS, Part, Parts, join, join_parts, reads_at_once
 from activestore.result import Report, Result
 from activestore.series import Addresses, check_several, files_of, is_local

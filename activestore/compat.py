@@ -16,7 +16,7 @@ from fsspec import AbstractFileSystem
 from activestore.active import Active as StoredVariable
 from activestore.core.plan import normalize_axes
 from activestore.errors import ConfigurationError, ReductionError, SelectionError, SourceNotFoundError
-from activestore.redaction import kept_address, without_secrets
+from activestore.network.redaction import kept_address, without_secrets
 
 __all__ = ["Active", "DatasetError", "DatasetNotFoundError"]
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from activestore.core.backend import Backend, BackendOptions
 from activestore.core.dispatch import Fallback
 from activestore.errors import ConfigurationError
-from activestore.redaction import Secret, public_address, secret_name, secret_parts, without_secrets
+from activestore.network.redaction import Secret, public_address, secret_name, secret_parts, without_secrets
 
 __all__ = ["Choice", "ConfigFile", "Route", "Settings", "choose", "config_file", "resolve"]
 

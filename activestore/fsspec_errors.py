@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from activestore.errors import ActivestoreError, SourceError, SourceNotFoundError, UnsupportedError, map_errors
-from activestore.redaction import public_address, secret_parts
+from activestore.network.redaction import public_address, secret_parts
 
 __all__ = ["named_errors"]
 

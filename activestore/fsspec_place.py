@@ -18,8 +18,8 @@ from fsspec import AbstractFileSystem
 from activestore.forking import keep_unused, renew_after_fork
 from activestore.fsspec_errors import named_errors
 from activestore.fsspec_options import check_options
-from activestore.pace import BUSY, Pace, Patience, current_limit, pace_of
-from activestore.redaction import secret_parts
+from activestore.network.concurrency_limit import BUSY, Pace, Patience, current_limit, pace_of
+from activestore.network.redaction import secret_parts
 
 __all__ = ["FsspecPlace"]
 

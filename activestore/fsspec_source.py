@@ -12,8 +12,8 @@ from activestore.errors import SourceError, SourceNotFoundError
 from activestore.forking import Lock
 from activestore.fsspec_errors import named_errors
 from activestore.fsspec_place import FsspecPlace
-from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
-from activestore.redaction import public_address
+from activestore.network.byte_ranges import clipped_ranges, cut_ranges, merged_ranges
+from activestore.network.redaction import public_address
 
 __all__ = ["FsspecSource"]
 

@@ -10,15 +10,15 @@ from typing import Any, BinaryIO, Protocol
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
 from activestore.blocks import METADATA_BLOCK, MetadataView, data_file
-from activestore.cookies import Cookies
 from activestore.core.dispatch import concurrently
 from activestore.core.lazy_pickle import source_later
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError
 from activestore.index_cache import usable_cache
-from activestore.origin import Origin
-from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
-from activestore.redaction import public_address, secret_parts, split_login
-from activestore.transport import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
+from activestore.network.byte_ranges import clipped_ranges, cut_ranges, merged_ranges
+from activestore.network.cookies import Cookies
+from activestore.network.http_client import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
+from activestore.network.location import Origin
+from activestore.network.redaction import public_address, secret_parts, split_login
 from activestore.web_version import WebVersion, size_of
 
 __all__ = ["HttpSource", "WebFile"]

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from activestore.redaction import public_address
+from activestore.network.redaction import public_address
 
 __all__ = ["ENTRY_LIMIT", "TOTAL_LIMIT", "CacheEntry", "IndexCache", "default_cache", "usable_cache"]
 

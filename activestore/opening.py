@@ -10,7 +10,7 @@ from activestore.config import Settings, resolve
 from activestore.core.backend import Backend
 from activestore.core.formats.read import read_variable
 from activestore.errors import ConfigurationError
-from activestore.pace import at_most
+from activestore.network.concurrency_limit import at_most
 from activestore.parts import Part, Parts
 from activestore.plugins import default_plugins
 from activestore.series import Address

@@ -21,8 +21,8 @@ from fsspec.config import conf
 
 from activestore.errors import ConfigurationError
 from activestore.forking import Lock, renew_after_fork
-from activestore.origin import Origin
-from activestore.redaction import public_address, secret_parts
+from activestore.network.location import Origin
+from activestore.network.redaction import public_address, secret_parts
 
 __all__ = ["S3Object", "find_object", "signed_headers"]
 

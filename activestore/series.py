@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from activestore.errors import ArgumentError, ConfigurationError, JoinError, SourceNotFoundError
-from activestore.redaction import public_address
+from activestore.network.redaction import public_address
 from activestore.source import Source, local_path
 
 __all__ = ["Address", "Addresses", "check_several", "files_of", "is_local"]

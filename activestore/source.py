@@ -24,9 +24,9 @@ from activestore.errors import (
     to_install,
 )
 from activestore.forking import Lock
-from activestore.origin import Origin
-from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
-from activestore.redaction import kept_address, public_address, without_secrets
+from activestore.network.byte_ranges import clipped_ranges, cut_ranges, merged_ranges
+from activestore.network.location import Origin
+from activestore.network.redaction import kept_address, public_address, without_secrets
 
 __all__ = ["LocalSource", "Source", "local_path", "open_file", "open_source"]
 

@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 
 from activestore.errors import ConfigurationError
 from activestore.forking import Lock
-from activestore.transport import Answer
+from activestore.network.http_client import Answer
 
 __all__ = ["WAYS", "WebVersion", "size_of"]
 

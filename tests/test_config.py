@@ -16,8 +16,8 @@ from activestore.cli import main as cli
 from activestore.cli import site as site_commands
 from activestore.config import Settings, choose, config_file, resolve
 from activestore.errors import BackendUnavailableError, ConfigurationError
+from activestore.network.redaction import Secret
 from activestore.plugins import Plugins
-from activestore.redaction import Secret
 from activestore.testing.datasets import write_sample
 
 URI = "s3://cmip6-a/tas.nc"

@@ -31,11 +31,11 @@ from activestore.backends.posix import PosixBackend
 from activestore.core.backend import BackendOptions
 from activestore.core.dispatch import Budget
 from activestore.core.formats.hdf5 import gc_pause as collection
-from activestore.origin import Origin
+from activestore.network.http_client import Client, HttpOptions
+from activestore.network.location import Origin
 from activestore.reductionist.backend import ReductionistBackend
 from activestore.s3 import find_object
 from activestore.source import LocalSource, open_source
-from activestore.transport import Client, HttpOptions
 from tests.backends.reductionist_v1 import v1
 from tests.real.servers import certificates
 from tests.web_stand_in import Reply, WebStandIn

@@ -261,7 +261,7 @@ def errors(error):
 
 
 def test_an_address_is_kept_as_it_is_but_for_its_secrets():
-    from activestore.redaction import kept_address as kept
+    from activestore.network.redaction import kept_address as kept
 
     for uri in (
         "memory://folder/a b#c.nc",

@@ -24,11 +24,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activestore import Active, Capabilities, http_source, transport
+from activestore import Active, Capabilities, http_source
 from activestore.cli import main as cli
 from activestore.core.reductions import REDUCTIONS, Reduction
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError, SumOverflowError
 from activestore.index_cache import default_cache
+from activestore.network import http_client as transport
 from activestore.source import open_source
 from tests import generated
 from tests.generated import NAME, Recipe, recipes

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activestore import ranges
-from activestore.ranges import clipped_ranges, cut_ranges, merged_ranges
+from activestore.network import byte_ranges as ranges
+from activestore.network.byte_ranges import clipped_ranges, cut_ranges, merged_ranges
 
 GAP, LONGEST = 16 << 10, 8 << 20
 OFFSETS = st.one_of(st.integers(0, 200), st.integers(0, 30 << 20).map(lambda at: at // 1000 * 1000))

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from activestore.redaction import (
+from activestore.network.redaction import (
     Secret,
     kept_address,
     public_address,

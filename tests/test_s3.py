@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from botocore.exceptions import BotoCoreError
 
-from activestore import Active, s3, transport
+from activestore import Active, s3
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError
+from activestore.network import http_client as transport
 from activestore.s3 import S3Object, find_object
 from activestore.source import open_source
 from tests.web_stand_in import Reply, WebStandIn

@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from activestore import transport
 from activestore.errors import ConfigurationError
-from activestore.transport import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
+from activestore.network import http_client as transport
+from activestore.network.http_client import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
 from tests.real.servers import certificates
 from tests.web_stand_in import RESET, Reply, WebStandIn
 

@@ -17,10 +17,10 @@ from activestore.config import resolve
 from activestore.core.backend import Backend
 from activestore.core.dispatch import Fallback, concurrently
 from activestore.errors import ConfigurationError, SourceError
+from activestore.network.concurrency_limit import at_most
+from activestore.network.redaction import public_address
 from activestore.opening import open_address, workers_of
-from activestore.pace import at_most
 from activestore.parts import METADATA_READS
-from activestore.redaction import public_address
 from activestore.series import files_of, is_local
 
 __all__ = ["ActivestoreEntrypoint"]

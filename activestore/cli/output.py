@@ -15,7 +15,7 @@ from activestore.config import Choice, Route
 from activestore.core.codecs.decode import Codec, decodable
 from activestore.core.variable import Variable
 from activestore.explanation import Explanation
-from activestore.redaction import public_address, secret_name, secrets_hidden
+from activestore.network.redaction import public_address, secret_name, secrets_hidden
 from activestore.result import Report, Result
 
 if TYPE_CHECKING:  # it is slow to import, and most commands do without

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from activestore.cli.arguments import options_of
-from activestore.redaction import kept_address, secret_parts, secrets_hidden
+from activestore.network.redaction import kept_address, secret_parts, secrets_hidden
 
 __all__ = ["message_without_secrets", "shown_command"]
 

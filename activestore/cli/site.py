@@ -24,8 +24,8 @@ from activestore.cli.wording import in_words_of_the_command_line
 from activestore.config import Route, Settings, choose, config_file
 from activestore.core.codecs.decode import decoder_names
 from activestore.errors import ActivestoreError
+from activestore.network.redaction import public_address
 from activestore.plugins import default_plugins
-from activestore.redaction import public_address
 
 __all__ = ["FAILED", "OK", "backends", "cache_clear", "cache_ls", "failed", "print_json"]
 

@@ -27,7 +27,7 @@ from activestore.core.plan import Plan
 from activestore.core.task import ChunkPartial, ChunkTask
 from activestore.errors import BackendError, BackendRefusedError
 from activestore.forking import renew_after_fork
-from activestore.pace import Limit, current_limit, within
+from activestore.network.concurrency_limit import Limit, current_limit, within
 
 __all__ = ["Budget", "Fallback", "Outcome", "concurrently", "default_workers", "run"]
 

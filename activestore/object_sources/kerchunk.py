@@ -16,9 +16,9 @@ from activestore.core.formats.zarr.keys import ChunkKeys, Places
 from activestore.core.variable import ReadableSource
 from activestore.errors import SourceError, UnsupportedError
 from activestore.forking import Lock
+from activestore.network.location import Origin
+from activestore.network.redaction import kept_address, public_address, split_login, without_secrets
 from activestore.object_sources.references import Reference, References
-from activestore.origin import Origin
-from activestore.redaction import kept_address, public_address, split_login, without_secrets
 
 __all__ = ["KerchunkSource", "TargetOptions", "split_options"]
 

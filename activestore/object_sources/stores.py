@@ -12,8 +12,8 @@ from activestore.descriptors import with_room
 from activestore.errors import SourceError, SourceNotFoundError, map_errors
 from activestore.fsspec_errors import named_errors
 from activestore.fsspec_place import FsspecPlace
-from activestore.ranges import cut_ranges, merged_ranges
-from activestore.redaction import public_address
+from activestore.network.byte_ranges import cut_ranges, merged_ranges
+from activestore.network.redaction import public_address
 
 __all__ = ["FsspecObjects", "LocalObjects"]
 

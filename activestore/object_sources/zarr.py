@@ -15,7 +15,7 @@ from activestore.core.formats.zarr.keys import ChunkKeys, Places
 from activestore.core.lazy_pickle import source_later
 from activestore.errors import CorruptChunkError, SourceError, UnsupportedError
 from activestore.forking import Lock
-from activestore.origin import Origin
+from activestore.network.location import Origin
 
 __all__ = ["MAX_METADATA", "ObjectStore", "ZarrSource"]
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from activestore.core.task import Array
 from activestore.errors import ReductionistError
-from activestore.origin import Origin
-from activestore.redaction import public_address
-from activestore.transport import Answer
+from activestore.network.http_client import Answer
+from activestore.network.location import Origin
+from activestore.network.redaction import public_address
 
 __all__ = [
     "FOR_ERRORS",

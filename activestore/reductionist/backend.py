@@ -17,7 +17,7 @@ from activestore.core.selection import region_shape
 from activestore.core.task import ChunkPartial, ChunkTask
 from activestore.core.variable import ReadableSource
 from activestore.errors import BackendRefusedError, BackendUnavailableError
-from activestore.origin import Origin
+from activestore.network.location import Origin
 from activestore.reductionist.chunk_request import ChunkWork, Dialect
 from activestore.reductionist.client import Server
 from activestore.reductionist.options import ServerOptions, server_address, without_token

@@ -27,13 +27,13 @@ from activestore.errors import (
     ReductionistError,
     WireError,
 )
-from activestore.redaction import public_address
+from activestore.network.http_client import Answer
+from activestore.network.redaction import public_address
 from activestore.reductionist.answer import FOR_ERRORS, cleaned, is_too_much
 from activestore.reductionist.backend import ReductionistBackend, seen_origin
 from activestore.reductionist.client import Server
 from activestore.reductionist.options import ServerOptions, server_address, without_token
 from activestore.reductionist.probe import Extension, discover
-from activestore.transport import Answer
 
 __all__ = ["ExtensionBackend", "open_backend"]
 

@@ -14,7 +14,7 @@ from activestore.core.reductions import SUM
 from activestore.core.selection import Slice, region_shape
 from activestore.core.task import ChunkPartial, ChunkTask, ChunkValues, Component, State
 from activestore.errors import BackendError, ReductionistError
-from activestore.origin import Origin
+from activestore.network.location import Origin
 from activestore.reductionist.answer import Expected, Reply
 from activestore.reductionist.client import Server, ServerLostError
 from activestore.reductionist.request import body, is_about_a_field, largest_valid, missing_text, selected_bytes

@@ -18,8 +18,9 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 
 from activestore.errors import BackendError, BackendUnavailableError, ReductionistError
 from activestore.forking import Lock, renew_after_fork
-from activestore.origin import Origin
-from activestore.redaction import public_address
+from activestore.network.http_client import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
+from activestore.network.location import Origin
+from activestore.network.redaction import public_address
 from activestore.reductionist.answer import (
     FOR_ERRORS,
     Expected,
@@ -33,7 +34,6 @@ from activestore.reductionist.answer import (
 )
 from activestore.reductionist.options import ServerOptions, server_address
 from activestore.reductionist.request import is_about_a_field
-from activestore.transport import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
 
 __all__ = ["Known", "Server", "ServerLostError", "ServerOptions", "server_address"]
 

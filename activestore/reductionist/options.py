@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from activestore.core.backend import BackendOptions
 from activestore.errors import ConfigurationError
-from activestore.redaction import public_address, secret_name, secret_parts
+from activestore.network.redaction import public_address, secret_name, secret_parts
 
 __all__ = ["ServerOptions", "server_address", "without_token"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from activestore.redaction import public_address
+from activestore.network.redaction import public_address
 from activestore.server.answer import encoded_v1, encoded_v2
 from activestore.server.engine import Encoded, Engine
 from activestore.server.exchange import ClientGoneError, Exchange, exchange_of, header

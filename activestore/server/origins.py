@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 
 from botocore.credentials import ReadOnlyCredentials
 
+from activestore.network.http_client import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
 from activestore.s3 import signed_headers
 from activestore.server.addresses import AllowedOrigins, WebAddress, forbidden_address
 from activestore.server.failures import RequestError
@@ -18,7 +19,6 @@ from activestore.server.files import AllowedFolders
 from activestore.server.place import Login, Place
 from activestore.server.refusals import refusal
 from activestore.server.settings import ServerSettings
-from activestore.transport import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
 
 __all__ = ["Origins", "Stored"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from activestore.ranges import cut_ranges, merged_ranges
+from activestore.network.byte_ranges import cut_ranges, merged_ranges
 from activestore.server.chunk_cache import ChunkCache
 from activestore.server.failures import RequestError
 from activestore.server.metrics import Metrics

@@ -6,10 +6,10 @@ import html
 import re
 from http import HTTPStatus
 
+from activestore.network.http_client import Answer
 from activestore.server.addresses import WebAddress
 from activestore.server.failures import RequestError
 from activestore.server.place import Login, Place
-from activestore.transport import Answer
 
 __all__ = ["refusal"]
 

@@ -36,7 +36,7 @@ from activestore.errors import (
     ReductionistError,
     SumOverflowError,
 )
-from activestore.origin import Origin
+from activestore.network.location import Origin
 from activestore.reductionist import client as reductionist_client
 from activestore.reductionist.backend import ReductionistBackend
 from activestore.reductionist.batch_backend import ExtensionBackend, open_backend

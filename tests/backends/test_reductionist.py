@@ -34,7 +34,7 @@ from activestore.errors import (
     FallbackWarning,
     ReductionistError,
 )
-from activestore.origin import Origin
+from activestore.network.location import Origin
 from activestore.reductionist import client as reductionist_client
 from activestore.reductionist.backend import ReductionistBackend
 from activestore.reductionist.client import ServerOptions, server_address

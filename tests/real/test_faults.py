@@ -25,7 +25,7 @@ from activestore.errors import (
     FallbackWarning,
     SourceError,
 )
-from activestore.transport import HttpOptions
+from activestore.network.http_client import HttpOptions
 from tests.real.line import (
     CLOSED_HALFWAY,
     CORRUPT,

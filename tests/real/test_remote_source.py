@@ -18,13 +18,14 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from hypothesis import given, settings
 
-from activestore import Active, s3, transport
+from activestore import Active, s3
 from activestore.cli import main as cli
 from activestore.core.reductions import REDUCTIONS
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError, SumOverflowError
 from activestore.fsspec_source import FsspecSource
 from activestore.http_source import HttpSource
 from activestore.index_cache import default_cache
+from activestore.network import http_client as transport
 from activestore.source import open_source
 from tests import generated
 from tests.generated import NAME, Recipe, recipes

@@ -7,7 +7,7 @@ import botocore.config
 import botocore.session
 import pytest
 
-from activestore import transport
+from activestore.network import http_client as transport
 from activestore.server.failures import RequestError
 from activestore.server.origins import Origins
 from activestore.server.place import Login, Place

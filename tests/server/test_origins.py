@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activestore import transport
 from activestore.errors import ConfigurationError
+from activestore.network import http_client as transport
 from activestore.server.failures import RequestError
 from activestore.server.files import AllowedFolders
 from activestore.server.origins import Origins, Stored

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 from activestore.core.variable import ReadableSource
 from activestore.errors import ActivestoreError, SourceError
 from activestore.forking import Lock
+from activestore.network.redaction import public_address
 from activestore.occupied import is_changed_by_file, is_changed_by_store
-from activestore.redaction import public_address
 from activestore.source import local_path
 
 __all__ = ["Reader", "watch"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from activestore.redaction import public_address
+from activestore.network.redaction import public_address
 
 __all__ = ["Origin"]
 

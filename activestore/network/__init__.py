@@ -1,0 +1,1 @@
+"""Network access that sources, clients and the server share."""
