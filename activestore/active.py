@@ -15,7 +15,6 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from activestore.arrangement import arranged
 from activestore.config import Settings, resolve
 from activestore.core.aggregate import Aggregator
 from activestore.core.backend import Backend
@@ -41,12 +40,13 @@ from activestore.errors import (
     to_install,
 )
 from activestore.explanation import Explanation, explain
+from activestore.inputs.combine import arranged
+from activestore.inputs.open import check_name, open_variable, opened_backends, settings_of, workers_of
+from activestore.inputs.part import METADATA_READS, Part, Parts, join, join_parts, reads_at_once
+from activestore.inputs.paths import Addresses, check_several, files_of, is_local
 from activestore.named_reductions import Axis, NamedReductions
 from activestore.network.concurrency_limit import at_most
-from activestore.opening import check_name, open_variable, opened_backends, settings_of, workers_of
-from activestore.parts import METADATA_READS, Part, Parts, join, join_parts, reads_at_once
 from activestore.result import Report, Result
-from activestore.series import Addresses, check_several, files_of, is_local
 from activestore.source import Source
 
 __all__ = ["Active", "Axis"]

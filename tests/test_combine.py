@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from activestore.combine import Joint, check_units
 from activestore.errors import JoinError
+from activestore.inputs.concatenation import Joint, check_units
 
 
 def test_labels_keep_their_order_and_are_there_once():

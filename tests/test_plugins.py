@@ -58,7 +58,7 @@ def test_built_in():
 def test_an_installed_plugin_is_used_by_name(installed, path, monkeypatch):
     found = installed(Entry("mystore", Plugin))
     assert [record.name for record in found.records] == ["posix", "reductionist", "mine", "absent"]
-    monkeypatch.setattr("activestore.opening.default_plugins", lambda: found)
+    monkeypatch.setattr("activestore.inputs.open.default_plugins", lambda: found)
     assert Active(path, "tas", backend="mine").run("mean").report.where == {"mine": 2}
 
 

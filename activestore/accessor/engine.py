@@ -17,11 +17,11 @@ from activestore.config import resolve
 from activestore.core.backend import Backend
 from activestore.core.dispatch import Fallback, concurrently
 from activestore.errors import ConfigurationError, SourceError
+from activestore.inputs.open import open_address, workers_of
+from activestore.inputs.part import METADATA_READS
+from activestore.inputs.paths import files_of, is_local
 from activestore.network.concurrency_limit import at_most
 from activestore.network.redaction import public_address
-from activestore.opening import open_address, workers_of
-from activestore.parts import METADATA_READS
-from activestore.series import files_of, is_local
 
 __all__ = ["ActivestoreEntrypoint"]
 

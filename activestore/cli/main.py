@@ -41,7 +41,7 @@ from activestore.errors import (
     UnsupportedError,
     VariableNotFoundError,
 )
-from activestore.series import files_of
+from activestore.inputs.paths import files_of
 from activestore.source import Source, open_source
 
 __all__ = ["main"]

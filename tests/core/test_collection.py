@@ -98,7 +98,7 @@ def test_chunks_through_hdf5(source, garbage, monkeypatch):
 
 
 def test_xarray(source, garbage, monkeypatch):
-    monkeypatch.setattr("activestore.opening.open_source", lambda *_: source)
+    monkeypatch.setattr("activestore.inputs.open.open_source", lambda *_: source)
     monkeypatch.setattr("activestore.accessor.contents.files.load_plugins", garbage)
     dataset = xr.open_dataset("here", engine="activestore")
     assert dataset["text"].values.tolist() == ["a", "b"]

@@ -464,7 +464,7 @@ def test_chunks_at_work_stay_within_the_budget(path, monkeypatch):
         return partial
 
     monkeypatch.setattr(posix, "reduce_stored", reduce)
-    monkeypatch.setattr("activestore.opening.open_source", lambda path, _: Remote(path))
+    monkeypatch.setattr("activestore.inputs.open.open_source", lambda path, _: Remote(path))
     monkeypatch.setattr(posix, "_OVER_NETWORK", Capabilities(through_hdf5=True, workers=16, batch=4))
     result = Active(path, "x").run("sum")
     np.testing.assert_allclose(result.value, DATA.sum(dtype="f8"), rtol=1e-12)

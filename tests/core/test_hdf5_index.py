@@ -461,7 +461,7 @@ def test_nothing_that_is_wanted_needs_the_root_only(many_chunks):
 
 @pytest.mark.parametrize("state", STATES)
 def test_reductions_of_a_part(many_chunks, state, monkeypatch):
-    monkeypatch.setattr("activestore.opening.open_source", lambda path, _: Remote(path))
+    monkeypatch.setattr("activestore.inputs.open.open_source", lambda path, _: Remote(path))
     with h5py.File(many_chunks) as file:
         for name, grid in GRIDS.items():
             values, remote = file[f"{state} {name}"][...], Active(many_chunks, f"{state} {name}")

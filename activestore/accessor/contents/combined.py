@@ -12,8 +12,8 @@ from xarray.core import indexing
 
 from activestore.accessor.arrays.joined import JoinedArray
 from activestore.accessor.contents.files import Contents
-from activestore.combine import Joint, check_units
 from activestore.errors import JoinError
+from activestore.inputs.concatenation import Joint, check_units
 
 __all__ = ["CODING", "checked_dim", "join_contents"]
 

@@ -10,10 +10,10 @@ from activestore.config import Settings, resolve
 from activestore.core.backend import Backend
 from activestore.core.formats.read import read_variable
 from activestore.errors import ConfigurationError
+from activestore.inputs.part import Part, Parts
+from activestore.inputs.paths import Address
 from activestore.network.concurrency_limit import at_most
-from activestore.parts import Part, Parts
 from activestore.plugins import default_plugins
-from activestore.series import Address
 from activestore.source import Source, open_source
 
 __all__ = ["check_name", "open_address", "open_variable", "opened_backends", "settings_of", "workers_of"]

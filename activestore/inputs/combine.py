@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from activestore.combine import Joint, check_units
 from activestore.core.dispatch import concurrently
 from activestore.core.formats.read import read_variable
 from activestore.core.plan import normalize_axes
 from activestore.core.variable import ReadableSource, Variable
 from activestore.errors import JoinError, NotNumericError, VariableNotFoundError
-from activestore.parts import Part, reads_at_once, values_of
+from activestore.inputs.concatenation import Joint, check_units
+from activestore.inputs.part import Part, reads_at_once, values_of
 
 __all__ = ["arranged"]
 
