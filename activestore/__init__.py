@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from activestore.core.conditions import Condition
     from activestore.core.groups import Groups
     from activestore.core.reductions import REDUCTIONS, Reduction
-    from activestore.explanation import Explanation
     from activestore.hookspecs import hookimpl
-    from activestore.result import Report, Result
+    from activestore.results.explanation import Explanation
+    from activestore.results.result import Report, Result
 
 __all__ = [
     "REDUCTIONS",
@@ -39,11 +39,11 @@ if not TYPE_CHECKING:
         "BackendRecord": "core.backend",
         "Capabilities": "core.backend",
         "Condition": "core.conditions",
-        "Explanation": "explanation",
+        "Explanation": "results.explanation",
         "Groups": "core.groups",
         "Reduction": "core.reductions",
-        "Report": "result",
-        "Result": "result",
+        "Report": "results.result",
+        "Result": "results.result",
         "hookimpl": "hookspecs",
     }
 

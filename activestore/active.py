@@ -29,7 +29,6 @@ from activestore.core.plan import Plan, ReductionRequest, grouped_axes, normaliz
 from activestore.core.reductions import READ, Reduction, find_reduction
 from activestore.core.selection import Selection
 from activestore.core.variable import Variable
-from activestore.display import chunk_grid_svg, page
 from activestore.errors import (
     ArgumentError,
     ConfigurationError,
@@ -39,14 +38,15 @@ from activestore.errors import (
     ReductionError,
     to_install,
 )
-from activestore.explanation import Explanation, explain
 from activestore.inputs.combine import arranged
 from activestore.inputs.open import check_name, open_variable, opened_backends, settings_of, workers_of
 from activestore.inputs.part import METADATA_READS, Part, Parts, join, join_parts, reads_at_once
 from activestore.inputs.paths import Addresses, check_several, files_of, is_local
 from activestore.named_reductions import Axis, NamedReductions
 from activestore.network.concurrency_limit import at_most
-from activestore.result import Report, Result
+from activestore.results.explanation import Explanation, explain
+from activestore.results.html import chunk_grid_svg, page
+from activestore.results.result import Report, Result
 from activestore.source import Source
 
 __all__ = ["Active", "Axis"]

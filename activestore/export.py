@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 import activestore
-from activestore.cell_methods import reduced_attributes
 from activestore.core.formats.read import global_attributes
 from activestore.core.missing import read_missing
 from activestore.core.plan import ReductionRequest
@@ -26,7 +25,8 @@ from activestore.core.variable import ReadableSource, Variable
 from activestore.errors import ConfigurationError, UnsupportedError, map_errors_of_writing
 from activestore.neighbours import Field, Neighbours, Values, last
 from activestore.occupied import is_changed_by_file
-from activestore.result import Result
+from activestore.results.cf_attributes import reduced_attributes
+from activestore.results.result import Result
 
 __all__ = ["check_output", "write_netcdf"]
 

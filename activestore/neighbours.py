@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from activestore.active import Active
-from activestore.cell_methods import lasting_attributes
 from activestore.core.formats.read import variable_names
 from activestore.core.joined_plan import JoinedPlan
 from activestore.core.plan import ReductionRequest
 from activestore.core.selection import Positions
 from activestore.core.variable import ReadableSource
 from activestore.errors import NotNumericError, UnsupportedError, VariableNotFoundError
-from activestore.result import Result
+from activestore.results.cf_attributes import lasting_attributes
+from activestore.results.result import Result
 
 __all__ = ["Field", "Neighbours", "Values", "last"]
 

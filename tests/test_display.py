@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from activestore import Active
-from activestore.display import chunk_grid_svg, page
+from activestore.results.html import chunk_grid_svg, page
 
 SVG = "{http://www.w3.org/2000/svg}"
 RECTANGLE = re.compile(r"M(\d+) (\d+)h(\d+)v1")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from activestore import Active, Reduction
-from activestore.cell_methods import result_units
 from activestore.errors import ConfigurationError, SourceError, UnsupportedError
 from activestore.export import write_netcdf
+from activestore.results.cf_attributes import result_units
 from tests.corpus import corpus_files
 
 RNG = np.random.default_rng(20010101)

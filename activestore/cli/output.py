@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from activestore.cell_methods import result_units
 from activestore.config import Choice, Route
 from activestore.core.codecs.decode import Codec, decodable
 from activestore.core.variable import Variable
-from activestore.explanation import Explanation
 from activestore.network.redaction import public_address, secret_name, secrets_hidden
-from activestore.result import Report, Result
+from activestore.results.cf_attributes import result_units
+from activestore.results.explanation import Explanation
+from activestore.results.result import Report, Result
 
 if TYPE_CHECKING:  # it is slow to import, and most commands do without
     from activestore.index_cache import CacheEntry

@@ -14,7 +14,7 @@ from activestore.accessor.reducing.rules import Method
 from activestore.accessor.reducing.weighted import WeightedArray
 from activestore.core.conditions import parse_condition
 from activestore.errors import SelectionError
-from activestore.explanation import Explanation
+from activestore.results.explanation import Explanation
 
 __all__ = ["ActiveArray", "GroupedArray"]
 

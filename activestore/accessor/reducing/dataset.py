@@ -24,7 +24,7 @@ from activestore.errors import (
     UnsupportedError,
     UntraceableError,
 )
-from activestore.explanation import Explanation
+from activestore.results.explanation import Explanation
 
 __all__ = ["ActiveDataset", "GroupedDataset", "WeightedDataset"]
 

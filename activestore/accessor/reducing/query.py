@@ -30,7 +30,7 @@ from activestore.errors import (
     SelectionError,
     UntraceableError,
 )
-from activestore.explanation import Explanation
+from activestore.results.explanation import Explanation
 
 __all__ = ["NO_GROUPS", "Answer", "Query", "called"]
 

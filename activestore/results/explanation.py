@@ -13,7 +13,7 @@ from activestore.core.backend import Backend, refusal_of
 from activestore.core.dispatch import Fallback
 from activestore.core.joined_plan import JoinedPlan
 from activestore.core.plan import Plan
-from activestore.display import chunk_grid_svg, page
+from activestore.results.html import chunk_grid_svg, page
 
 __all__ = ["Explanation", "explain"]
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from activestore.core.joined_plan import JoinedPlan
 from activestore.core.plan import Plan
 from activestore.core.variable import ReadableSource
-from activestore.display import chunk_grid_svg, page
+from activestore.results.html import chunk_grid_svg, page
 
 __all__ = ["Report", "Result"]
 
