@@ -25,10 +25,10 @@ from prometheus_client import disable_created_metrics
 
 import activestore
 from activestore.errors import ConfigurationError
-from activestore.server.app import create_app
-from activestore.server.connection import Connection, limited
 from activestore.server.engine import THREADS
-from activestore.server.front import ACCESS_LOG
+from activestore.server.http.app import create_app
+from activestore.server.http.connection import Connection, limited
+from activestore.server.http.middleware import ACCESS_LOG
 from activestore.server.settings import ServerSettings
 
 __all__ = ["serve", "settings_of"]

@@ -13,8 +13,8 @@ import numpy as np
 import urllib3
 import uvicorn
 
-from activestore.server.app import create_app
-from activestore.server.connection import limited
+from activestore.server.http.app import create_app
+from activestore.server.http.connection import limited
 from activestore.server.settings import ServerSettings
 
 

@@ -16,7 +16,7 @@ from activestore import Active
 from activestore.core.kernel import reduce_chunk
 from activestore.core.wire.encode import frames_from_bytes, tasks_to_json
 from activestore.errors import BackendError
-from activestore.server.front import ACCESS_LOG
+from activestore.server.http.middleware import ACCESS_LOG
 from activestore.server.settings import ServerSettings
 from tests.server.running import message, numbers, running
 
@@ -347,7 +347,7 @@ def test_headers_that_never_end_are_cut_off(server):
 
 
 def test_headers_that_do_not_come_close_the_connection(server, monkeypatch):
-    monkeypatch.setattr("activestore.server.connection._SECONDS", 0.05)
+    monkeypatch.setattr("activestore.server.http.connection._SECONDS", 0.05)
     parts = urlsplit(server.url)
     for begun in (b"", b"GET /healthz HT"):
         with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:

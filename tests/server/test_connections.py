@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from activestore.server.connection import _client, limited
+from activestore.server.http.connection import _client, limited
 from activestore.server.settings import ServerSettings
 from tests.server.running import Running, numbers, running
 from tests.server.test_hostile import asked, sent, until

@@ -26,10 +26,10 @@ import urllib3
 from activestore.core.selection import region_shape
 from activestore.server import batch, json_fields
 from activestore.server.batch import computed, parse_batch
-from activestore.server.connection import Connection
 from activestore.server.engine import Engine
 from activestore.server.failures import RequestError
-from activestore.server.front import ACCESS_LOG
+from activestore.server.http.connection import Connection
+from activestore.server.http.middleware import ACCESS_LOG
 from activestore.server.metrics import Metrics
 from activestore.server.settings import ServerSettings
 from tests.real.servers import EmbeddedServer, run_embedded
@@ -207,7 +207,7 @@ class TestSlowClients:
             assert numbers(server.post("/v2/sum", asked(folder, "x.bin", 24))) == VALUES.sum()
 
     def test_one_that_reads_a_little_at_a_time_is_cut_off(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("activestore.server.exchange._SLOWEST", 100 * MIB)
+        monkeypatch.setattr("activestore.server.http.exchange._SLOWEST", 100 * MIB)
         fields = json.dumps(asked(folder, "large.bin", 2 * MIB)).encode()
         with (
             running(ServerSettings(roots=(folder,), read_timeout=0.5)) as server,
@@ -243,7 +243,7 @@ class TestConnections:
 
     @pytest.fixture
     def server(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-        monkeypatch.setattr("activestore.server.connection._SECONDS", 0.3)
+        monkeypatch.setattr("activestore.server.http.connection._SECONDS", 0.3)
         with running(ServerSettings(roots=(folder,))) as found:
             yield found
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from activestore.server.exchange import Exchange
+from activestore.server.http.exchange import Exchange
 from activestore.server.settings import ServerSettings
 from tests.server.running import Running, running
 from tests.server.test_hostile import said, sent, until

@@ -10,7 +10,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from activestore.server.exchange import ABORT
+from activestore.server.http.exchange import ABORT
 
 __all__ = ["Connection", "limited"]
 
