@@ -12,15 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
-from activestore.server.batch import Batch, Group, computed, failed, parse_batch
 from activestore.server.failures import RequestError
-from activestore.server.json_slices import memory as memory_of_json
 from activestore.server.limits import Held, Memory, Turns, in_thread, nothing_held
 from activestore.server.metrics import Metrics
 from activestore.server.place import Login, Place
+from activestore.server.protocol.batch import Batch, Group, computed, failed, parse_batch
+from activestore.server.protocol.json_slices import memory as memory_of_json
+from activestore.server.protocol.reduce import Answer, answered_bytes, memory, reduced
+from activestore.server.protocol.request import ReduceRequest
 from activestore.server.reading import Reader
-from activestore.server.reduce import Answer, answered_bytes, memory, reduced
-from activestore.server.request import ReduceRequest
 from activestore.server.settings import ServerSettings
 
 __all__ = ["REQUESTS", "THREADS", "Encoded", "Engine"]

@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from activestore.reductionist.request import json_number
-from activestore.server.answer import encoded_error, encoded_v2
 from activestore.server.failures import RequestError
-from activestore.server.reduce import reduced
-from activestore.server.request import parse_v2
+from activestore.server.protocol.answer import encoded_error, encoded_v2
+from activestore.server.protocol.reduce import reduced
+from activestore.server.protocol.request import parse_v2
 from tests.real.servers import Reductionist, S3Store, WebServer
 from tests.server.protocol import Asked, asked, expected, shuffled, written
 

@@ -24,13 +24,14 @@ import pytest
 import urllib3
 
 from activestore.core.selection import region_shape
-from activestore.server import batch, json_fields
-from activestore.server.batch import computed, parse_batch
 from activestore.server.engine import Engine
 from activestore.server.failures import RequestError
 from activestore.server.http.connection import Connection
 from activestore.server.http.middleware import ACCESS_LOG
 from activestore.server.metrics import Metrics
+from activestore.server.protocol import batch
+from activestore.server.protocol import fields as json_fields
+from activestore.server.protocol.batch import computed, parse_batch
 from activestore.server.settings import ServerSettings
 from tests.real.servers import EmbeddedServer, run_embedded
 from tests.server.running import Running, message, numbers, running

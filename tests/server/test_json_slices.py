@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activestore.server import json_slices
-from activestore.server.json_slices import loads, memory
+from activestore.server.protocol import json_slices
+from activestore.server.protocol.json_slices import loads, memory
 
 MIB = 1 << 20
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activestore.core.codecs import decode as codecs
-from activestore.server.answer import encoded_v2
 from activestore.server.failures import RequestError
-from activestore.server.reduce import Answer, memory, reduced
-from activestore.server.request import ReduceRequest, parse_v2
+from activestore.server.protocol.answer import encoded_v2
+from activestore.server.protocol.reduce import Answer, memory, reduced
+from activestore.server.protocol.request import ReduceRequest, parse_v2
 from tests.server.protocol import COMPRESS, DTYPES, LARGEST, OPERATIONS, Asked, asked, expected, written
 
 RNG = np.random.default_rng(11)

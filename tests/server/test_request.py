@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from activestore.core.missing import Missing
 from activestore.server.failures import RequestError
 from activestore.server.place import Login, Place
-from activestore.server.request import ReduceRequest, parse_v1, parse_v2
+from activestore.server.protocol.request import ReduceRequest, parse_v1, parse_v2
 from tests.server.protocol import DTYPES, LARGEST, OPERATIONS, Asked, asked
 
 URL = "http://store.example:9000/bucket/a/key.nc"

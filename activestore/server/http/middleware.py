@@ -14,12 +14,12 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from activestore.errors import without_frames
-from activestore.server.answer import encoded_error
 from activestore.server.engine import REQUESTS
 from activestore.server.failures import RequestError
 from activestore.server.http.exchange import ABORT, EXCHANGE, Bodies, ClientGoneError, Exchange, header
 from activestore.server.metrics import Metrics
 from activestore.server.place import Login
+from activestore.server.protocol.answer import encoded_error
 from activestore.server.settings import ServerSettings
 
 __all__ = ["ACCESS_LOG", "Front", "login_of"]

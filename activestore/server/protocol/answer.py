@@ -12,8 +12,8 @@ import cbor2
 import numpy as np
 
 from activestore.server.failures import RequestError
-from activestore.server.reduce import Answer
-from activestore.server.request import ReduceRequest
+from activestore.server.protocol.reduce import Answer
+from activestore.server.protocol.request import ReduceRequest
 
 __all__ = ["encoded_error", "encoded_v1", "encoded_v2"]
 

@@ -8,8 +8,8 @@ from activestore.core.codecs.decode import decoder_names
 from activestore.core.reductions import COMPONENTS
 from activestore.core.wire.encode import FEATURES
 from activestore.core.wire.template import DTYPES
-from activestore.server.request import DTYPES as PLAIN_DTYPES
-from activestore.server.request import OPERATIONS
+from activestore.server.protocol.request import DTYPES as PLAIN_DTYPES
+from activestore.server.protocol.request import OPERATIONS
 from activestore.server.settings import ServerSettings
 
 __all__ = ["EXTENSION_PATH", "SCHEMA_PATH", "schema"]

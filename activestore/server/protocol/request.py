@@ -15,7 +15,8 @@ import numpy as np
 
 from activestore.core.missing import Missing
 from activestore.server.failures import RequestError
-from activestore.server.json_fields import (
+from activestore.server.place import Login, Place
+from activestore.server.protocol.fields import (
     I64,
     U64,
     address,
@@ -33,7 +34,6 @@ from activestore.server.json_fields import (
     unsigned,
     whole,
 )
-from activestore.server.place import Login, Place
 
 __all__ = ["DTYPES", "OPERATIONS", "ReduceRequest", "parse_v1", "parse_v2"]
 
