@@ -20,7 +20,7 @@ from activestore.server.protocol.batch import Batch, Group, computed, failed, pa
 from activestore.server.protocol.json_slices import memory as memory_of_json
 from activestore.server.protocol.reduce import Answer, answered_bytes, memory, reduced
 from activestore.server.protocol.request import ReduceRequest
-from activestore.server.reading import Reader
+from activestore.server.reading.reader import Reader
 from activestore.server.settings import ServerSettings
 
 __all__ = ["REQUESTS", "THREADS", "Encoded", "Engine"]

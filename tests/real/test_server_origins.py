@@ -9,8 +9,8 @@ import pytest
 
 from activestore.network import http_client as transport
 from activestore.server.failures import RequestError
-from activestore.server.origins import Origins
 from activestore.server.place import Login, Place
+from activestore.server.reading.origins import Origins
 from activestore.server.settings import ServerSettings
 from tests.real.servers import S3Store
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from activestore.errors import ConfigurationError
-from activestore.server.addresses import AllowedOrigins, WebAddress, forbidden_address
 from activestore.server.failures import RequestError
 from activestore.server.place import Place
+from activestore.server.reading.addresses import AllowedOrigins, WebAddress, forbidden_address
 
 ALLOWED = AllowedOrigins(
     ["https://store.example", "http://127.0.0.1:9000", "http://data.example/public", "http://[2001:db8::1]"]

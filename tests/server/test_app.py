@@ -237,7 +237,7 @@ class TestManyAtOnce:
 
 
 def test_past_the_queue_clients_are_told_to_come_back(folder, monkeypatch):
-    from activestore.server.reading import Reader
+    from activestore.server.reading.reader import Reader
 
     go_on, read = threading.Event(), Reader.read
     monkeypatch.setattr(Reader, "read", lambda *given, **named: go_on.wait(10) and read(*given, **named))
@@ -303,7 +303,7 @@ def test_an_error_of_ours_is_a_500_that_says_nothing_and_is_logged(server, folde
 
 
 def test_a_client_that_goes_away_leaves_nothing_behind(folder, monkeypatch):
-    from activestore.server.reading import Reader
+    from activestore.server.reading.reader import Reader
 
     began, go_on, read = threading.Event(), threading.Event(), Reader.read
 
@@ -364,7 +364,7 @@ def test_a_body_that_does_not_come_ends_in_an_error(folder):
 
 
 def test_a_running_request_is_finished_when_the_server_stops(folder, monkeypatch):
-    from activestore.server.reading import Reader
+    from activestore.server.reading.reader import Reader
 
     began, read = threading.Event(), Reader.read
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activestore.server.chunk_cache import ChunkCache
 from activestore.server.place import Login, Place
+from activestore.server.reading.chunk_cache import ChunkCache
 
 SECRET = "hunter2-secret"  # noqa: S105
 PLACE = Place("s3", "https://store.example/bucket/a.nc?sig=hunter2-query", Login("hunter2-user", SECRET, "hunter2-token"))

@@ -356,7 +356,7 @@ def test_an_address_that_is_none_is_not_logged(folder: Path, url: str, path: str
 
 def test_a_file_that_is_written_over_and_dated_back_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As of a file that nobody has touched for long.
-    monkeypatch.setattr("activestore.server.origins._UNSETTLED", -1)
+    monkeypatch.setattr("activestore.server.reading.origins._UNSETTLED", -1)
     path, dates = tmp_path / "x.bin", (10**9, 10**9)
     path.write_bytes(VALUES.tobytes())
     os.utime(path, dates)

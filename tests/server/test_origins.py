@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from activestore.errors import ConfigurationError
 from activestore.network import http_client as transport
 from activestore.server.failures import RequestError
-from activestore.server.files import AllowedFolders
-from activestore.server.origins import Origins, Stored
 from activestore.server.place import Login, Place
+from activestore.server.reading.files import AllowedFolders
+from activestore.server.reading.origins import Origins, Stored
 from activestore.server.settings import ServerSettings
 from tests.real.servers import certificates
 from tests.web_stand_in import RESET, Reply, WebStandIn
@@ -480,7 +480,9 @@ def test_rebinding_between_two_requests(make, web, monkeypatch):
     assert origins.read(place, [(0, 1)]) == [CONTENT[:1]]
     asked = len(web.requests)
     origins.close()
-    monkeypatch.setattr("activestore.server.origins.forbidden_address", lambda ip: "moved" if ip == "127.0.0.1" else None)
+    monkeypatch.setattr(
+        "activestore.server.reading.origins.forbidden_address", lambda ip: "moved" if ip == "127.0.0.1" else None
+    )
     error = refused(origins.read, place, [(0, 1)])
     assert (error.status, len(web.requests)) == (403, asked)
 

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from activestore.server.origins import _settled
+from activestore.server.reading.origins import _settled
 from activestore.server.settings import ServerSettings
 from tests.server.running import numbers, running
 
@@ -42,7 +42,7 @@ def test_what_was_just_written_is_not_kept(server, path):
 
 
 def test_what_was_written_some_time_ago_is(server, path, monkeypatch):
-    monkeypatch.setattr("activestore.server.origins._UNSETTLED", -1)
+    monkeypatch.setattr("activestore.server.reading.origins._UNSETTLED", -1)
     written(path, 1, at=time.time_ns() - 10**10)
     assert [highest(server, path) for _ in range(3)] == [1, 1, 1]
     assert server.metrics()["activestore_cache_hits_total"] == 2

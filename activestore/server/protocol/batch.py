@@ -18,7 +18,7 @@ from activestore.errors import ActivestoreError, CorruptChunkError, UnsupportedE
 from activestore.server.failures import RequestError
 from activestore.server.place import Login, Place
 from activestore.server.protocol.json_slices import loads
-from activestore.server.reading import read_size
+from activestore.server.reading.reader import read_size
 from activestore.server.settings import ServerSettings
 
 __all__ = ["Batch", "Group", "computed", "failed", "parse_batch"]

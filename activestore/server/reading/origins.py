@@ -13,11 +13,11 @@ from botocore.credentials import ReadOnlyCredentials
 
 from activestore.network.http_client import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
 from activestore.s3 import signed_headers
-from activestore.server.addresses import AllowedOrigins, WebAddress, forbidden_address
 from activestore.server.failures import RequestError
-from activestore.server.files import AllowedFolders
 from activestore.server.place import Login, Place
-from activestore.server.refusals import refusal
+from activestore.server.reading.addresses import AllowedOrigins, WebAddress, forbidden_address
+from activestore.server.reading.errors import refusal
+from activestore.server.reading.files import AllowedFolders
 from activestore.server.settings import ServerSettings
 
 __all__ = ["Origins", "Stored"]

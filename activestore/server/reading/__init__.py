@@ -1,0 +1,1 @@
+"""Reading chunks for `activestore serve`."""
