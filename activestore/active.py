@@ -47,7 +47,7 @@ from activestore.network.concurrency_limit import at_most
 from activestore.results.explanation import Explanation, explain
 from activestore.results.html import chunk_grid_svg, page
 from activestore.results.result import Report, Result
-from activestore.source import Source
+from activestore.sources.open import Source
 
 __all__ = ["Active", "Axis"]
 
@@ -162,7 +162,7 @@ class Active(NamedReductions):
 
         Examples:
             >>> from activestore.core.formats.read import read_variable
-            >>> from activestore.source import open_source
+            >>> from activestore.sources.open import open_source
             >>> source = open_source("docs/tas.nc")
             >>> Active.of(source, read_variable(source, "tas"), workers=1).count()
             np.int64(15480)

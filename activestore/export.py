@@ -24,9 +24,9 @@ from activestore.core.plan import ReductionRequest
 from activestore.core.variable import ReadableSource, Variable
 from activestore.errors import ConfigurationError, UnsupportedError, map_errors_of_writing
 from activestore.neighbours import Field, Neighbours, Values, last
-from activestore.occupied import is_changed_by_file
 from activestore.results.cf_attributes import reduced_attributes
 from activestore.results.result import Result
+from activestore.sources.overwriting import is_changed_by_file
 
 __all__ = ["check_output", "write_netcdf"]
 

@@ -239,7 +239,7 @@ def _pyfive_index(place: Place) -> float:
         return float(file["tas"].id.get_num_chunks())
 
 
-_OURS = ("activestore", "activestore.s3", "activestore.http_source")
+_OURS = ("activestore", "activestore.sources.s3", "activestore.sources.http")
 INDEXERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Place], float]]] = {
     "activestore": ("activestore", _OURS, _our_index),
     "h5py over s3fs": ("h5py", ("h5py", "s3fs"), _h5py_index),

@@ -10,7 +10,7 @@ from kerchunk.netCDF3 import NetCDF3ToZarr
 
 from activestore.core.formats.hdf5.gc_pause import held_back
 from activestore.core.formats.read import is_classic
-from activestore.source import LocalSource
+from activestore.sources.open import LocalSource
 
 __all__ = ["references_of"]
 

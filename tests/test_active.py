@@ -160,7 +160,7 @@ def test_prints_nothing(tas, capsys):
 
 
 def test_explains_without_reading(tas, path, monkeypatch):
-    monkeypatch.setattr("activestore.source.LocalSource.read_ranges", lambda *_: pytest.fail("it read"))
+    monkeypatch.setattr("activestore.sources.open.LocalSource.read_ranges", lambda *_: pytest.fail("it read"))
     plan = tas[:12, 3:5].explain(("mean", "max"), "time")
     assert (plan.chunks, plan.chunks_of_variable, dict(plan.where)) == (1, 2, {"posix": 1})
     assert plan.stored_bytes == plan.bytes_to_move > 0

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activestore import blocks
-from activestore.blocks import METADATA_BLOCK, MetadataView, data_file
 from activestore.errors import SourceError
+from activestore.sources import metadata_view as blocks
+from activestore.sources.metadata_view import METADATA_BLOCK, MetadataView, data_file
 
 
 class Recorded:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import activestore
-from activestore import Active, index_cache
+from activestore import Active
 from activestore.backends import posix
 from activestore.cli import arguments, demo
 from activestore.cli import main as cli
@@ -22,6 +22,7 @@ from activestore.cli import site as site_commands
 from activestore.core.backend import BackendRecord
 from activestore.errors import CorruptChunkError, SelectionError, SourceError, UnsupportedError
 from activestore.plugins import Plugins
+from activestore.sources import metadata_cache as index_cache
 from activestore.testing.datasets import write_sample
 from tests.web_stand_in import WebStandIn
 

@@ -691,7 +691,7 @@ def test_a_fallback_is_told_of(sample: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A backend that refuses every chunk: the numbers are right all the same, and a warning says where they come from."""
     from activestore.backends.posix import PosixBackend
     from activestore.core.backend import Capabilities
-    from activestore.source import open_source
+    from activestore.sources.open import open_source
 
     class Refusing(PosixBackend):
         name = "refusing"

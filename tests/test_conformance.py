@@ -15,7 +15,7 @@ from activestore import Active, Capabilities
 from activestore.backends.posix import PosixBackend
 from activestore.core.task import ChunkPartial
 from activestore.errors import BackendError
-from activestore.source import open_source
+from activestore.sources.open import open_source
 from activestore.testing.cases import CASES, damages
 from activestore.testing.conformance import BackendTests
 from activestore.testing.reference import Request

@@ -10,7 +10,7 @@ import pytest
 
 from activestore import Active
 from activestore.core.formats.read import variable_names
-from activestore.source import open_source
+from activestore.sources.open import open_source
 from tests.corpus import corpus_files, file_id
 
 pytestmark = pytest.mark.corpus

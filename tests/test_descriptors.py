@@ -13,7 +13,7 @@ import xarray as xr
 from activestore import Active, descriptors
 from activestore.errors import SourceError
 from activestore.object_sources.stores import LocalObjects
-from activestore.source import open_source
+from activestore.sources.open import open_source
 from tests.web_stand_in import WebStandIn
 
 resource = pytest.importorskip("resource", reason="this system does not tell how many files may be open")

@@ -34,8 +34,8 @@ from activestore.core.formats.hdf5 import gc_pause as collection
 from activestore.network.http_client import Client, HttpOptions
 from activestore.network.location import Origin
 from activestore.reductionist.backend import ReductionistBackend
-from activestore.s3 import find_object
-from activestore.source import LocalSource, open_source
+from activestore.sources.open import LocalSource, open_source
+from activestore.sources.s3 import find_object
 from tests.backends.reductionist_v1 import v1
 from tests.real.servers import certificates
 from tests.web_stand_in import Reply, WebStandIn

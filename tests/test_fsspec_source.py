@@ -22,8 +22,8 @@ from activestore import Active
 from activestore.cli import main as cli
 from activestore.core.reductions import REDUCTIONS
 from activestore.errors import ActivestoreError, SourceError, SourceNotFoundError, SumOverflowError, UnsupportedError
-from activestore.fsspec_source import FsspecSource
-from activestore.source import open_source
+from activestore.sources.fsspec_file import FsspecSource
+from activestore.sources.open import open_source
 from tests import generated
 from tests.generated import NAME, Recipe, recipes
 from tests.web_stand_in import WebStandIn
@@ -291,7 +291,7 @@ def test_nothing_else_is_imported_for_other_file_systems():
         "            raise ImportError(name, name=name)\n"
         "sys.meta_path.insert(0, Refuse())\n"
         "import fsspec\n"
-        "from activestore.source import open_source\n"
+        "from activestore.sources.open import open_source\n"
         "fsspec.filesystem('memory').pipe_file('/a', b'abc')\n"
         "print(open_source('memory://a').read_ranges([(1, 5)]))\n"
         "for uri in ('https://host/a.nc', 's3://bucket/a.nc'):\n"

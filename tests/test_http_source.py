@@ -24,13 +24,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activestore import Active, Capabilities, http_source
+from activestore import Active, Capabilities
 from activestore.cli import main as cli
 from activestore.core.reductions import REDUCTIONS, Reduction
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError, SumOverflowError
-from activestore.index_cache import default_cache
 from activestore.network import http_client as transport
-from activestore.source import open_source
+from activestore.sources import http as http_source
+from activestore.sources.metadata_cache import default_cache
+from activestore.sources.open import open_source
 from tests import generated
 from tests.generated import NAME, Recipe, recipes
 from tests.web_stand_in import RESET, Reply, WebStandIn, ranged

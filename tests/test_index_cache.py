@@ -20,8 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activestore import Active, index_cache
-from activestore.index_cache import ENTRY_LIMIT, TOTAL_LIMIT, CacheEntry, IndexCache, default_cache, usable_cache
+from activestore import Active
+from activestore.sources import metadata_cache as index_cache
+from activestore.sources.metadata_cache import ENTRY_LIMIT, TOTAL_LIMIT, CacheEntry, IndexCache, default_cache, usable_cache
 
 URI = "https://store.example/tas.nc"
 PRIVATE = "https://me:passw0rd@store.example/tas.nc?signature=s1gned"

@@ -24,7 +24,7 @@ from activestore.object_sources.kerchunk import KerchunkSource
 from activestore.object_sources.references import JsonReferences, is_parquet
 from activestore.object_sources.zarr import ZarrSource
 from activestore.server.settings import ServerSettings
-from activestore.source import open_source
+from activestore.sources.open import open_source
 from tests.corpus import corpus_files, file_id
 from tests.references import references_of
 from tests.server.running import running

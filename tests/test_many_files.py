@@ -168,7 +168,7 @@ def test_options_hold_for_all(paths, options):
 
 def test_a_backend_that_is_open_for_one_file_does_not_compute_others(paths):
     from activestore.backends.posix import PosixBackend
-    from activestore.source import open_source
+    from activestore.sources.open import open_source
 
     backend = PosixBackend(open_source(paths[0]))
     with pytest.raises(ConfigurationError, match="is open for one file and cannot compute several"):
@@ -263,7 +263,7 @@ def test_a_list_keeps_its_order_and_has_to_be_in_order(folder):
 
 
 def test_open_sources_and_single_files(folder):
-    from activestore.source import open_source
+    from activestore.sources.open import open_source
 
     files = [folder / f"tas_{name}.nc" for name in (2, 1)]
     np.testing.assert_array_equal(Active([open_source(file) for file in files], "tas").read(), numbers(folder, 2, 1))

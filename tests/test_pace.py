@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from activestore import Active, fsspec_place
+from activestore import Active
 from activestore.core.dispatch import concurrently
 from activestore.errors import SourceError
 from activestore.network import concurrency_limit as pace
 from activestore.network import http_client as transport
 from activestore.network.concurrency_limit import Limit, Pace, Patience, at_most, current_limit, pace_of, wished_pause, within
 from activestore.network.http_client import Client, HttpOptions
+from activestore.sources import fsspec_location as fsspec_place
 from tests.backends.reductionist_v1 import v1
 from tests.web_stand_in import Reply, Request, WebStandIn
 

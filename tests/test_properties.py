@@ -16,7 +16,7 @@ from activestore import Active, Capabilities
 from activestore.backends.posix import PosixBackend
 from activestore.core.reductions import REDUCTIONS, Reduction, variance
 from activestore.errors import SumOverflowError
-from activestore.source import open_source
+from activestore.sources.open import open_source
 from tests import generated
 from tests.expected import Request, cells_of, check, fits, magnitude, outer, requests, same
 from tests.generated import NAME, Recipe, recipes

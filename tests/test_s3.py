@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from botocore.exceptions import BotoCoreError
 
-from activestore import Active, s3
+from activestore import Active
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError
 from activestore.network import http_client as transport
-from activestore.s3 import S3Object, find_object
-from activestore.source import open_source
+from activestore.sources import s3
+from activestore.sources.open import open_source
+from activestore.sources.s3 import S3Object, find_object
 from tests.web_stand_in import Reply, WebStandIn
 
 SECRET, TOKEN = "hunter2-secret", "hunter2-token"
@@ -229,7 +230,7 @@ def test_the_configuration_of_fsspec(monkeypatch):
 
 def test_fsspec_s_variables_are_read_when_the_process_starts():
     program = (
-        "from activestore.s3 import find_object\n"
+        "from activestore.sources.s3 import find_object\n"
         "found = find_object('s3://bucket/a.nc', {})\n"
         "print(found.url, found._credentials.access_key, found._credentials.secret_key)\n"
     )

@@ -15,7 +15,7 @@ import xarray as xr
 from activestore import Active
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError, UnsupportedError
 from activestore.export import write_netcdf
-from activestore.source import LocalSource, open_source
+from activestore.sources.open import LocalSource, open_source
 
 CONTENT = bytes(range(256)) * 40
 

@@ -34,7 +34,7 @@ from activestore.errors import (
     VariableNotFoundError,
 )
 from activestore.object_sources.zarr import ZarrSource
-from activestore.source import open_source
+from activestore.sources.open import open_source
 from tests.corpus import corpus_files, file_id
 from tests.web_stand_in import WebStandIn
 

@@ -23,7 +23,7 @@ from activestore.active import Active
 from activestore.cli.output import variables_table
 from activestore.core.formats.read import read_variable, variable_names
 from activestore.errors import NotNumericError
-from activestore.source import open_source
+from activestore.sources.open import open_source
 from activestore.testing.datasets import write_sample
 
 __all__ = ["bars", "run", "sparkline"]

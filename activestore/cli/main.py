@@ -42,7 +42,7 @@ from activestore.errors import (
     VariableNotFoundError,
 )
 from activestore.inputs.paths import files_of
-from activestore.source import Source, open_source
+from activestore.sources.open import Source, open_source
 
 __all__ = ["main"]
 

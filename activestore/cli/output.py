@@ -19,7 +19,7 @@ from activestore.results.explanation import Explanation
 from activestore.results.result import Report, Result
 
 if TYPE_CHECKING:  # it is slow to import, and most commands do without
-    from activestore.index_cache import CacheEntry
+    from activestore.sources.metadata_cache import CacheEntry
 
 __all__ = [
     "Answer",

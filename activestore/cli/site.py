@@ -109,7 +109,7 @@ def _answer(settings: Settings) -> Answer:
 
 
 def _index_cache() -> Any:  # Any: the cache, whose type would have to be imported
-    from activestore.index_cache import default_cache  # noqa: PLC0415  # slow to import, and only needed here
+    from activestore.sources.metadata_cache import default_cache  # noqa: PLC0415  # slow to import, and only needed here
 
     return default_cache()
 

@@ -14,7 +14,7 @@ from activestore.inputs.part import Part, Parts
 from activestore.inputs.paths import Address
 from activestore.network.concurrency_limit import at_most
 from activestore.plugins import default_plugins
-from activestore.source import Source, open_source
+from activestore.sources.open import Source, open_source
 
 __all__ = ["check_name", "open_address", "open_variable", "opened_backends", "settings_of", "workers_of"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from activestore.errors import ArgumentError, ConfigurationError, JoinError, SourceNotFoundError
 from activestore.network.redaction import public_address
-from activestore.source import Source, local_path
+from activestore.sources.open import Source, local_path
 
 __all__ = ["Address", "Addresses", "check_several", "files_of", "is_local"]
 
@@ -126,8 +126,8 @@ def _remote_folder(address: str, options: Mapping[str, Any]) -> list[Address]:
     """Return the files of a folder; none if it is a Zarr store."""
     import fsspec.core  # noqa: PLC0415  # slow to import
 
-    from activestore.fsspec_errors import named_errors  # noqa: PLC0415  # the same
-    from activestore.fsspec_options import check_options  # noqa: PLC0415  # the same
+    from activestore.sources.fsspec_errors import named_errors  # noqa: PLC0415  # the same
+    from activestore.sources.fsspec_options import check_options  # noqa: PLC0415  # the same
 
     check_options(address, options)
     with named_errors(address):
@@ -143,8 +143,8 @@ def _remote_matches(address: str, options: Mapping[str, Any]) -> list[Address]:
     """Return the files of a pattern; none if it is the name of a file."""
     import fsspec.core  # noqa: PLC0415  # slow to import
 
-    from activestore.fsspec_errors import named_errors  # noqa: PLC0415  # the same
-    from activestore.fsspec_options import check_options  # noqa: PLC0415  # the same
+    from activestore.sources.fsspec_errors import named_errors  # noqa: PLC0415  # the same
+    from activestore.sources.fsspec_options import check_options  # noqa: PLC0415  # the same
 
     check_options(address, options)
     with named_errors(address):

@@ -28,7 +28,7 @@ from activestore.errors import (
 )
 from activestore.network.redaction import without_secrets
 from activestore.plugins import default_plugins
-from activestore.source import open_source
+from activestore.sources.open import open_source
 from activestore.testing.cases import CASES, Case, Damage, damages, overflowing_case
 from activestore.testing.reference import CONDITIONS, GROUPS, Request, all_requests, compare, cut, requests, satisfying
 

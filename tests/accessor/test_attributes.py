@@ -18,7 +18,7 @@ import activestore.accessor  # noqa: F401  # registers .active for files that ot
 from activestore import Active
 from activestore.accessor.arrays.stored import StoredArray, StoredFile
 from activestore.errors import ActivestoreError
-from activestore.source import open_source
+from activestore.sources.open import open_source
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::xarray.SerializationWarning",

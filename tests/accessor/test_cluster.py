@@ -269,7 +269,7 @@ def test_calls_hold_no_more_than_the_backend_takes(path):
     from activestore import Capabilities
     from activestore.backends.posix import PosixBackend
     from activestore.errors import BackendError
-    from activestore.source import open_source
+    from activestore.sources.open import open_source
 
     class Batches:
         name = "batches"
@@ -310,7 +310,7 @@ def test_calls_hold_no_more_than_the_backend_takes(path):
 
 def test_no_secret_is_sent(path):
     """Neither the source's nor the backend's."""
-    from activestore.source import open_source
+    from activestore.sources.open import open_source
 
     memory = pytest.importorskip("fsspec").filesystem("memory")
     memory.pipe("/secrets/x.nc", Path(path).read_bytes())

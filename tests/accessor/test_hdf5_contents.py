@@ -9,7 +9,7 @@ import xarray as xr
 from activestore.accessor.arrays.stored import StoredFile
 from activestore.accessor.contents import files as stores
 from activestore.accessor.contents.hdf5 import describe
-from activestore.source import open_source
+from activestore.sources.open import open_source
 from tests.corpus import corpus_files, file_id
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -13,7 +13,7 @@ from h5py import h5d, h5s, h5t
 
 from activestore import Active
 from activestore.core.formats.read import variable_names
-from activestore.source import open_source
+from activestore.sources.open import open_source
 
 
 def committed(dtype):

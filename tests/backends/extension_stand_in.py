@@ -19,7 +19,7 @@ from activestore.core.task import ChunkTask
 from activestore.core.wire.encode import FEATURES, failure_to_bytes, partial_to_bytes, tasks_from_json
 from activestore.core.wire.template import DTYPES
 from activestore.errors import CorruptChunkError, UnsupportedError, WireError
-from activestore.source import LocalSource
+from activestore.sources.open import LocalSource
 
 Answer = tuple[int, Mapping[str, str], bytes] | None
 """Status, headers and body; None drops the connection."""

@@ -42,7 +42,7 @@ from activestore.reductionist.backend import ReductionistBackend
 from activestore.reductionist.batch_backend import ExtensionBackend, open_backend
 from activestore.reductionist.options import ServerOptions, without_token
 from activestore.reductionist.probe import Extension, extension_of
-from activestore.source import LocalSource
+from activestore.sources.open import LocalSource
 from activestore.testing.conformance import BackendTests
 from tests import generated
 from tests.backends.extension_stand_in import REDUCE, SCHEMA, ExtensionStandIn, error, schema

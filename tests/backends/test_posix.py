@@ -8,7 +8,7 @@ import pytest
 
 from activestore import Active
 from activestore.backends.posix import PosixBackend
-from activestore.source import open_source
+from activestore.sources.open import open_source
 
 DATA = np.random.default_rng(5).normal(size=(30, 20)).round(0).astype("f4")
 

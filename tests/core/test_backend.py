@@ -7,7 +7,7 @@ import pytest
 from activestore import Active, Backend, Capabilities
 from activestore.backends.posix import PosixBackend
 from activestore.core.backend import refusal
-from activestore.source import open_source
+from activestore.sources.open import open_source
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from activestore import Active
 from activestore.core.formats.classic import is_classic
 from activestore.core.formats.read import variable_names
 from activestore.errors import ActivestoreError, NotNumericError, SourceError
-from activestore.source import open_source
+from activestore.sources.open import open_source
 
 FORMATS = {"NETCDF3_CLASSIC": b"CDF\x01", "NETCDF3_64BIT_OFFSET": b"CDF\x02", "NETCDF3_64BIT_DATA": b"CDF\x05"}
 OLD_TYPES = ("i1", "i2", "i4", "f4", "f8")

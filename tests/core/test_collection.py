@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from activestore import Active
-from activestore.blocks import MetadataView, data_file
 from activestore.core.formats.hdf5.file import read_hdf5
 from activestore.core.formats.hdf5.gc_pause import held_back
-from activestore.source import LocalSource
+from activestore.sources.metadata_view import MetadataView, data_file
+from activestore.sources.open import LocalSource
 
 xr = pytest.importorskip("xarray")
 LONG = 20

@@ -11,7 +11,7 @@ import pytest
 
 from activestore import Active
 from activestore.errors import ActivestoreError
-from activestore.source import LocalSource
+from activestore.sources.open import LocalSource
 
 INDEXES: dict[str, tuple[Any, tuple[int, ...], tuple[int, ...], tuple[int | None, ...] | None]] = {
     "a leaf": ("earliest", (16,), (4,), None),

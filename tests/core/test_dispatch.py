@@ -19,7 +19,7 @@ from activestore.backends.posix import PosixBackend
 from activestore.core import dispatch
 from activestore.core.dispatch import Budget, concurrently
 from activestore.errors import BackendError, BackendRefusedError, CorruptChunkError, FallbackWarning
-from activestore.source import LocalSource, open_source
+from activestore.sources.open import LocalSource, open_source
 
 DATA = np.random.default_rng(1).normal(size=(40, 30, 20)).astype("f4")
 
@@ -294,7 +294,7 @@ except KeyboardInterrupt:
             "import time\n"
             "from activestore import Capabilities\n"
             "from activestore.backends.posix import PosixBackend\n"
-            "from activestore.source import open_source\n"
+            "from activestore.sources.open import open_source\n"
             "class SleepingBackend:\n"
             "    name = 'sleeping'\n"
             "    capabilities = Capabilities()\n"

@@ -21,7 +21,7 @@ from activestore.core.groups import MOST_GROUPS, AxisGroups
 from activestore.core.selection import Slice
 from activestore.core.task import Grouping
 from activestore.errors import BackendError, ReductionError, SelectionError, SumOverflowError
-from activestore.source import open_source
+from activestore.sources.open import open_source
 from tests.expected import Request, check, magnitude, outer, parts_fit, requests
 from tests.generated import Recipe, recipes
 from tests.test_properties import MIDDLE, NAMED, OneByOne, cut, opened

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from activestore import Active
 from activestore.core.formats.read import variable_names
 from activestore.errors import ActivestoreError, NotNumericError, UnsupportedError, VariableNotFoundError
-from activestore.source import open_source
+from activestore.sources.open import open_source
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from activestore.core.formats.hdf5.chunk_btree import read_layout
 from activestore.core.formats.hdf5.group import outlined_variable, read_group
 from activestore.core.formats.read import is_classic, read_variable
 from activestore.errors import SourceError
-from activestore.source import open_source
+from activestore.sources.open import open_source
 from tests.corpus import corpus_files, file_id
 from tests.generated import recipes, write
 

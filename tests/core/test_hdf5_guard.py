@@ -29,7 +29,7 @@ import xarray as xr
 from activestore import Active
 from activestore.core.formats.read import variable_names
 from activestore.errors import ActivestoreError
-from activestore.source import open_source
+from activestore.sources.open import open_source
 
 path, spots = sys.argv[1], json.loads(sys.argv[2])
 content = open(path, "rb").read()

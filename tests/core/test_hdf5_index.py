@@ -16,7 +16,7 @@ from activestore.core.formats.read import locate, read_variable
 from activestore.core.plan import touched_chunks
 from activestore.core.selection import Selection
 from activestore.errors import ActivestoreError, SourceError
-from activestore.source import LocalSource, open_source
+from activestore.sources.open import LocalSource, open_source
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import xarray as xr
 from activestore import Active
 from activestore.core.lazy_pickle import Later
 from activestore.errors import ActivestoreError, SourceError, SourceNotFoundError, UntraceableError
-from activestore.source import open_source
+from activestore.sources.open import open_source
 from tests.accessor.test_cluster import Recording
 from tests.web_stand_in import Reply, WebStandIn
 

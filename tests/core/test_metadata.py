@@ -12,7 +12,7 @@ import pytest
 from activestore import Active
 from activestore.core.formats.read import variable_names
 from activestore.errors import SourceError, VariableNotFoundError
-from activestore.source import open_source
+from activestore.sources.open import open_source
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ from activestore.core.wire.encode import (
     tasks_to_json,
 )
 from activestore.errors import ActivestoreError, BackendError, BackendRefusedError, WireError
-from activestore.source import open_source
+from activestore.sources.open import open_source
 from tests import generated
 from tests.core.test_groups import by_of, groupings
 from tests.expected import requests

@@ -12,7 +12,7 @@ import zarr
 from activestore import Active
 from activestore.core.formats.read import variable_names
 from activestore.errors import CorruptChunkError, SourceError, SourceNotFoundError
-from activestore.source import open_source
+from activestore.sources.open import open_source
 from tests.test_kerchunk import X, handmade
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore")]

@@ -18,15 +18,16 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from hypothesis import given, settings
 
-from activestore import Active, s3
+from activestore import Active
 from activestore.cli import main as cli
 from activestore.core.reductions import REDUCTIONS
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError, SumOverflowError
-from activestore.fsspec_source import FsspecSource
-from activestore.http_source import HttpSource
-from activestore.index_cache import default_cache
 from activestore.network import http_client as transport
-from activestore.source import open_source
+from activestore.sources import s3
+from activestore.sources.fsspec_file import FsspecSource
+from activestore.sources.http import HttpSource
+from activestore.sources.metadata_cache import default_cache
+from activestore.sources.open import open_source
 from tests import generated
 from tests.generated import NAME, Recipe, recipes
 from tests.real.line import CLOSED_HALFWAY, RESET, answered

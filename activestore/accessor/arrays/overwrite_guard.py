@@ -19,8 +19,8 @@ from activestore.core.variable import ReadableSource
 from activestore.errors import ActivestoreError, SourceError
 from activestore.forking import Lock
 from activestore.network.redaction import public_address
-from activestore.occupied import is_changed_by_file, is_changed_by_store
-from activestore.source import local_path
+from activestore.sources.open import local_path
+from activestore.sources.overwriting import is_changed_by_file, is_changed_by_store
 
 __all__ = ["Reader", "watch"]
 

@@ -18,7 +18,7 @@ from activestore.forking import Lock
 from activestore.inputs.open import workers_of
 from activestore.network.concurrency_limit import at_most
 from activestore.network.redaction import without_secrets
-from activestore.source import Source
+from activestore.sources.open import Source
 
 __all__ = ["StoredArray", "StoredFile"]
 

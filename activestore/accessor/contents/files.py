@@ -29,7 +29,7 @@ from activestore.core.formats.read import is_classic
 from activestore.core.formats.zarr.keys import is_of_objects
 from activestore.descriptors import with_room
 from activestore.errors import ActivestoreError, ConfigurationError, GroupNotFoundError, SourceError, UnsupportedError
-from activestore.source import Source
+from activestore.sources.open import Source
 
 __all__ = ["Contents", "read_contents", "read_groups"]
 

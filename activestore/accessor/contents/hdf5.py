@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from activestore.core.formats.hdf5.attributes import Text, Value
 from activestore.core.formats.hdf5.group import Outline, read_group
-from activestore.source import Source
+from activestore.sources.open import Source
 
 __all__ = ["Described", "Description", "describe"]
 

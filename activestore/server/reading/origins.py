@@ -12,13 +12,13 @@ from email.utils import parsedate_to_datetime
 from botocore.credentials import ReadOnlyCredentials
 
 from activestore.network.http_client import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
-from activestore.s3 import signed_headers
 from activestore.server.failures import RequestError
 from activestore.server.place import Login, Place
 from activestore.server.reading.addresses import AllowedOrigins, WebAddress, forbidden_address
 from activestore.server.reading.errors import refusal
 from activestore.server.reading.files import AllowedFolders
 from activestore.server.settings import ServerSettings
+from activestore.sources.s3 import signed_headers
 
 __all__ = ["Origins", "Stored"]
 

@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
-from activestore.blocks import METADATA_BLOCK, MetadataView, data_file
 from activestore.core.dispatch import concurrently
 from activestore.core.lazy_pickle import source_later
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError
-from activestore.index_cache import usable_cache
 from activestore.network.byte_ranges import clipped_ranges, cut_ranges, merged_ranges
 from activestore.network.cookies import Cookies
 from activestore.network.http_client import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
 from activestore.network.location import Origin
 from activestore.network.redaction import public_address, secret_parts, split_login
-from activestore.web_version import WebVersion, size_of
+from activestore.sources.http_version import WebVersion, size_of
+from activestore.sources.metadata_cache import usable_cache
+from activestore.sources.metadata_view import METADATA_BLOCK, MetadataView, data_file
 
 __all__ = ["HttpSource", "WebFile"]
 

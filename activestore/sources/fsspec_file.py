@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, BinaryIO
 
-from activestore.blocks import MetadataView, data_file
 from activestore.core.lazy_pickle import source_later
 from activestore.errors import SourceError, SourceNotFoundError
 from activestore.forking import Lock
-from activestore.fsspec_errors import named_errors
-from activestore.fsspec_place import FsspecPlace
 from activestore.network.byte_ranges import clipped_ranges, cut_ranges, merged_ranges
 from activestore.network.redaction import public_address
+from activestore.sources.fsspec_errors import named_errors
+from activestore.sources.fsspec_location import FsspecPlace
+from activestore.sources.metadata_view import MetadataView, data_file
 
 __all__ = ["FsspecSource"]
 

@@ -16,10 +16,10 @@ import fsspec.core
 from fsspec import AbstractFileSystem
 
 from activestore.forking import keep_unused, renew_after_fork
-from activestore.fsspec_errors import named_errors
-from activestore.fsspec_options import check_options
 from activestore.network.concurrency_limit import BUSY, Pace, Patience, current_limit, pace_of
 from activestore.network.redaction import secret_parts
+from activestore.sources.fsspec_errors import named_errors
+from activestore.sources.fsspec_options import check_options
 
 __all__ = ["FsspecPlace"]
 

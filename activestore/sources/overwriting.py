@@ -12,7 +12,7 @@ from activestore.errors import ActivestoreError
 from activestore.object_sources.kerchunk import KerchunkSource
 from activestore.object_sources.stores import LocalObjects
 from activestore.object_sources.zarr import ZarrSource
-from activestore.source import LocalSource, local_path
+from activestore.sources.open import LocalSource, local_path
 
 __all__ = ["is_changed_by_file", "is_changed_by_store"]
 

@@ -352,14 +352,14 @@ def _open_remote(uri: str, scheme: str, options: dict[str, Any]) -> Source:  # A
     Raises:
         UnsupportedError: A package that it needs is not installed.
     """
-    from activestore.fsspec_source import FsspecSource  # noqa: PLC0415  # slow to import
+    from activestore.sources.fsspec_file import FsspecSource  # noqa: PLC0415  # slow to import
 
     reopen = (open_file, (kept_address(uri), without_secrets(options)))
     try:
         target = _target(uri, scheme, options)
         if target is None:
             return FsspecSource(uri, options, reopen)
-        from activestore.http_source import HttpSource  # noqa: PLC0415  # needs an optional package
+        from activestore.sources.http import HttpSource  # noqa: PLC0415  # needs an optional package
     except ImportError as error:
         extra = "s3" if scheme.startswith("s3") else "http"
         raise UnsupportedError(f"{public_address(uri)}: needs {error.name}: {to_install(extra)}") from None
@@ -374,7 +374,7 @@ def _target(uri: str, scheme: str, options: dict[str, Any]) -> Any:  # Any: S3Ob
         ConfigurationError: It is no address, or there are no credentials.
     """
     if scheme in ("s3", "s3a"):
-        from activestore.s3 import find_object  # noqa: PLC0415  # needs an optional package
+        from activestore.sources.s3 import find_object  # noqa: PLC0415  # needs an optional package
 
         return find_object(uri, options)
     client = options.get("client_kwargs") or {}
@@ -383,7 +383,7 @@ def _target(uri: str, scheme: str, options: dict[str, Any]) -> Any:  # Any: S3Ob
         and set(options) <= {"headers", "client_kwargs", "verify", "version"}
         and set(client) <= {"headers"}
     ):
-        from activestore.http_source import WebFile  # noqa: PLC0415  # needs an optional package
+        from activestore.sources.http import WebFile  # noqa: PLC0415  # needs an optional package
 
         return WebFile(uri, options)
     return None

@@ -1,0 +1,1 @@
+"""Sources of bytes: local files, HTTP, S3, fsspec, object stores."""
