@@ -12,7 +12,7 @@ import xarray as xr
 
 from activestore import Active, descriptors
 from activestore.errors import SourceError
-from activestore.object_sources.stores import LocalObjects
+from activestore.sources.objects.stores import LocalObjects
 from activestore.sources.open import open_source
 from tests.web_stand_in import WebStandIn
 

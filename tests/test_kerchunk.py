@@ -20,10 +20,10 @@ from activestore.core.formats.read import variable_names
 from activestore.core.formats.zarr.keys import ChunkKeys
 from activestore.core.formats.zarr.store import group_of
 from activestore.errors import CorruptChunkError, SourceError, SourceNotFoundError, UnsupportedError, VariableNotFoundError
-from activestore.object_sources.kerchunk import KerchunkSource
-from activestore.object_sources.references import JsonReferences, is_parquet
-from activestore.object_sources.zarr import ZarrSource
 from activestore.server.settings import ServerSettings
+from activestore.sources.objects.kerchunk import KerchunkSource
+from activestore.sources.objects.references import JsonReferences, is_parquet
+from activestore.sources.objects.source import ZarrSource
 from activestore.sources.open import open_source
 from tests.corpus import corpus_files, file_id
 from tests.references import references_of
@@ -256,7 +256,7 @@ def test_metadata_that_are_elsewhere(raw, tmp_path):
 
 def test_references_that_are_too_large(raw, tmp_path, monkeypatch):
     path = written(tmp_path, handmade(str(raw)))
-    monkeypatch.setattr("activestore.object_sources.references.MAX_METADATA", 100)
+    monkeypatch.setattr("activestore.sources.objects.references.MAX_METADATA", 100)
     with pytest.raises(SourceError, match="more than the 100 of any references"):
         open_source(path)
 

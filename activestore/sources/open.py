@@ -314,8 +314,8 @@ def _with_references(uri: str, options: dict[str, Any]) -> Source:  # Any: optio
         (start,) = kept.read_ranges([(0, 8)])
     if not start.strip().startswith((b"{", b"\xef\xbb\xbf{")):
         return file
-    from activestore.object_sources.kerchunk import KerchunkSource, split_options  # noqa: PLC0415  # the same
-    from activestore.object_sources.references import read_json  # noqa: PLC0415  # few files are such
+    from activestore.sources.objects.kerchunk import KerchunkSource, split_options  # noqa: PLC0415  # the same
+    from activestore.sources.objects.references import read_json  # noqa: PLC0415  # few files are such
 
     own = split_options(options)[1]
     return KerchunkSource(file, (read_json,), references=read_json(file), opener=open_file, options=own)
@@ -323,10 +323,10 @@ def _with_references(uri: str, options: dict[str, Any]) -> Source:  # Any: optio
 
 def _open_store(uri: str, options: dict[str, Any]) -> Source | None:  # Any: options of many types
     """Return the Zarr store, or the folder of Kerchunk references, at an address; None if there is none."""
-    from activestore.object_sources.kerchunk import KerchunkSource, split_options  # noqa: PLC0415  # the same
-    from activestore.object_sources.references import is_parquet, read_parquet  # noqa: PLC0415  # slow to import
-    from activestore.object_sources.stores import FsspecObjects, LocalObjects  # noqa: PLC0415  # the same
-    from activestore.object_sources.zarr import ZarrSource  # noqa: PLC0415  # the same
+    from activestore.sources.objects.kerchunk import KerchunkSource, split_options  # noqa: PLC0415  # the same
+    from activestore.sources.objects.references import is_parquet, read_parquet  # noqa: PLC0415  # slow to import
+    from activestore.sources.objects.source import ZarrSource  # noqa: PLC0415  # the same
+    from activestore.sources.objects.stores import FsspecObjects, LocalObjects  # noqa: PLC0415  # the same
 
     path, (reached, targets) = local_path(uri), split_options(options)
     if path is not None:

@@ -9,9 +9,9 @@ from activestore.core.formats.read import locate, read_variable, variable_names
 from activestore.core.lazy_pickle import LaterSource
 from activestore.core.variable import ReadableSource
 from activestore.errors import ActivestoreError
-from activestore.object_sources.kerchunk import KerchunkSource
-from activestore.object_sources.stores import LocalObjects
-from activestore.object_sources.zarr import ZarrSource
+from activestore.sources.objects.kerchunk import KerchunkSource
+from activestore.sources.objects.source import ZarrSource
+from activestore.sources.objects.stores import LocalObjects
 from activestore.sources.open import LocalSource, local_path
 
 __all__ = ["is_changed_by_file", "is_changed_by_store"]

@@ -18,7 +18,7 @@ from activestore.errors import SourceError, UnsupportedError
 from activestore.forking import Lock
 from activestore.network.location import Origin
 from activestore.network.redaction import kept_address, public_address, split_login, without_secrets
-from activestore.object_sources.references import Reference, References
+from activestore.sources.objects.references import Reference, References
 
 __all__ = ["KerchunkSource", "TargetOptions", "split_options"]
 
