@@ -36,7 +36,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from activestore.descriptors import FULL, is_full
+from activestore.process.descriptors import FULL, is_full
 
 __all__ = [
     "ActivestoreError",

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from activestore import Active, descriptors
+from activestore import Active
 from activestore.errors import SourceError
+from activestore.process import descriptors
 from activestore.sources.objects.stores import LocalObjects
 from activestore.sources.open import open_source
 from tests.web_stand_in import WebStandIn

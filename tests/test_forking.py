@@ -25,7 +25,7 @@ import h5py
 import numpy as np
 import pytest
 
-from activestore import Active, forking
+from activestore import Active
 from activestore.accessor.reducing import cluster
 from activestore.backends.posix import PosixBackend
 from activestore.core.backend import BackendOptions
@@ -33,6 +33,7 @@ from activestore.core.dispatch import Budget
 from activestore.core.formats.hdf5 import gc_pause as collection
 from activestore.network.http_client import Client, HttpOptions
 from activestore.network.location import Origin
+from activestore.process import forking
 from activestore.reductionist.backend import ReductionistBackend
 from activestore.sources.open import LocalSource, open_source
 from activestore.sources.s3 import find_object

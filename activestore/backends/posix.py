@@ -18,8 +18,8 @@ from activestore.core.kernel import reduce_chunk, reduce_stored, reduce_values, 
 from activestore.core.task import Array, ChunkPartial, ChunkTask
 from activestore.core.variable import ReadableSource
 from activestore.errors import ActivestoreError, CorruptChunkError, UnsupportedError, to_install
-from activestore.forking import keep_unused, renew_after_fork
 from activestore.hookspecs import hookimpl
+from activestore.process.forking import keep_unused, renew_after_fork
 
 __all__ = ["PosixBackend", "activestore_backends"]
 

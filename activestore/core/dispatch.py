@@ -26,8 +26,8 @@ from activestore.core.lazy_pickle import Later
 from activestore.core.plan import Plan
 from activestore.core.task import ChunkPartial, ChunkTask
 from activestore.errors import BackendError, BackendRefusedError
-from activestore.forking import renew_after_fork
 from activestore.network.concurrency_limit import Limit, current_limit, within
+from activestore.process.forking import renew_after_fork
 
 __all__ = ["Budget", "Fallback", "Outcome", "concurrently", "default_workers", "run"]
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from activestore.core.variable import ReadableSource
 from activestore.errors import ActivestoreError
-from activestore.forking import Lock
+from activestore.process.forking import Lock
 
 __all__ = ["Later", "LaterSource", "source_later"]
 

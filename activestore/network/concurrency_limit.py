@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from weakref import WeakValueDictionary
 
-from activestore.forking import Lock, renew_after_fork
+from activestore.process.forking import Lock, renew_after_fork
 
 __all__ = ["BUSY", "Limit", "Pace", "Patience", "at_most", "current_limit", "pace_of", "wished_pause", "within"]
 

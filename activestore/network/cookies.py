@@ -8,7 +8,7 @@ from http.cookiejar import CookieJar
 from typing import Any
 from urllib.request import Request
 
-from activestore.forking import renew_after_fork
+from activestore.process.forking import renew_after_fork
 
 __all__ = ["Cookies"]
 

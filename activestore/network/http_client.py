@@ -38,11 +38,11 @@ from urllib3.exceptions import (
 from urllib3.util import parse_url
 from urllib3.util.connection import allowed_gai_family
 
-from activestore.descriptors import FULL, is_full, kept, let_go, released
 from activestore.errors import ConfigurationError, without_frames
-from activestore.forking import Lock, keep_unused, renew_after_fork
 from activestore.network.concurrency_limit import BUSY, Pace, Patience, current_limit, pace_of
 from activestore.network.redaction import public_address
+from activestore.process.descriptors import FULL, is_full, kept, let_go, released
+from activestore.process.forking import Lock, keep_unused, renew_after_fork
 
 __all__ = ["Answer", "AnswerTooLargeError", "Client", "HttpOptions", "NoAnswerError"]
 

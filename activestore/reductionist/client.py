@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ReadTimeoutError
 
 from activestore.errors import BackendError, BackendUnavailableError, ReductionistError
-from activestore.forking import Lock, renew_after_fork
 from activestore.network.http_client import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
 from activestore.network.location import Origin
 from activestore.network.redaction import public_address
+from activestore.process.forking import Lock, renew_after_fork
 from activestore.reductionist.answer import (
     FOR_ERRORS,
     Expected,

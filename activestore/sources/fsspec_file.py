@@ -8,9 +8,9 @@ from typing import Any, BinaryIO
 
 from activestore.core.lazy_pickle import source_later
 from activestore.errors import SourceError, SourceNotFoundError
-from activestore.forking import Lock
 from activestore.network.byte_ranges import clipped_ranges, cut_ranges, merged_ranges
 from activestore.network.redaction import public_address
+from activestore.process.forking import Lock
 from activestore.sources.fsspec_errors import named_errors
 from activestore.sources.fsspec_location import FsspecPlace
 from activestore.sources.metadata_view import MetadataView, data_file

@@ -15,9 +15,9 @@ from urllib.parse import unquote
 import fsspec.core
 from fsspec import AbstractFileSystem
 
-from activestore.forking import keep_unused, renew_after_fork
 from activestore.network.concurrency_limit import BUSY, Pace, Patience, current_limit, pace_of
 from activestore.network.redaction import secret_parts
+from activestore.process.forking import keep_unused, renew_after_fork
 from activestore.sources.fsspec_errors import named_errors
 from activestore.sources.fsspec_options import check_options
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 
 from activestore.errors import ConfigurationError
-from activestore.forking import Lock
 from activestore.network.http_client import Answer
+from activestore.process.forking import Lock
 
 __all__ = ["WAYS", "WebVersion", "size_of"]
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol, cast
 
 from activestore.core.formats.hdf5.file_object import RandomAccessFile
-from activestore.forking import Lock
+from activestore.process.forking import Lock
 
 __all__ = ["METADATA_BLOCK", "MetadataView", "data_file"]
 

@@ -13,7 +13,6 @@ from urllib.parse import unquote
 
 from activestore.core.lazy_pickle import source_later
 from activestore.core.variable import ReadableSource
-from activestore.descriptors import kept, released, with_room
 from activestore.errors import (
     ActivestoreError,
     ConfigurationError,
@@ -23,10 +22,11 @@ from activestore.errors import (
     map_errors,
     to_install,
 )
-from activestore.forking import Lock
 from activestore.network.byte_ranges import clipped_ranges, cut_ranges, merged_ranges
 from activestore.network.location import Origin
 from activestore.network.redaction import kept_address, public_address, without_secrets
+from activestore.process.descriptors import kept, released, with_room
+from activestore.process.forking import Lock
 
 __all__ = ["LocalSource", "Source", "local_path", "open_file", "open_source"]
 

@@ -20,9 +20,9 @@ from botocore.exceptions import BotoCoreError
 from fsspec.config import conf
 
 from activestore.errors import ConfigurationError
-from activestore.forking import Lock, renew_after_fork
 from activestore.network.location import Origin
 from activestore.network.redaction import public_address, secret_parts
+from activestore.process.forking import Lock, renew_after_fork
 
 __all__ = ["S3Object", "find_object", "signed_headers"]
 

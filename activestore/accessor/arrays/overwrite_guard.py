@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from activestore.core.variable import ReadableSource
 from activestore.errors import ActivestoreError, SourceError
-from activestore.forking import Lock
 from activestore.network.redaction import public_address
+from activestore.process.forking import Lock
 from activestore.sources.open import local_path
 from activestore.sources.overwriting import is_changed_by_file, is_changed_by_store
 

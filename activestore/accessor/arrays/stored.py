@@ -14,10 +14,10 @@ from activestore.accessor.arrays.overwrite_guard import watch
 from activestore.accessor.tracing.decoding import decoded
 from activestore.active import Active
 from activestore.core.formats.hdf5.group import Outline, outlined_variable
-from activestore.forking import Lock
 from activestore.inputs.open import workers_of
 from activestore.network.concurrency_limit import at_most
 from activestore.network.redaction import without_secrets
+from activestore.process.forking import Lock
 from activestore.sources.open import Source
 
 __all__ = ["StoredArray", "StoredFile"]

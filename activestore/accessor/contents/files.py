@@ -27,8 +27,8 @@ from activestore.core.formats.hdf5.file import group_names, load_plugins, read_d
 from activestore.core.formats.hdf5.heap_guard import cannot_open, read_guarded
 from activestore.core.formats.read import is_classic
 from activestore.core.formats.zarr.keys import is_of_objects
-from activestore.descriptors import with_room
 from activestore.errors import ActivestoreError, ConfigurationError, GroupNotFoundError, SourceError, UnsupportedError
+from activestore.process.descriptors import with_room
 from activestore.sources.open import Source
 
 __all__ = ["Contents", "read_contents", "read_groups"]

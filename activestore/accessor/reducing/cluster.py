@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
-from activestore.forking import renew_after_fork
+from activestore.process.forking import renew_after_fork
 
 __all__ = ["Cluster", "executor_here"]
 

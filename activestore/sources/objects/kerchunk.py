@@ -15,9 +15,9 @@ from activestore.core.dispatch import concurrently
 from activestore.core.formats.zarr.keys import ChunkKeys, Places
 from activestore.core.variable import ReadableSource
 from activestore.errors import SourceError, UnsupportedError
-from activestore.forking import Lock
 from activestore.network.location import Origin
 from activestore.network.redaction import kept_address, public_address, split_login, without_secrets
+from activestore.process.forking import Lock
 from activestore.sources.objects.references import Reference, References
 
 __all__ = ["KerchunkSource", "TargetOptions", "split_options"]

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from activestore.core.formats.zarr.keys import ChunkKeys, Places
 from activestore.core.lazy_pickle import source_later
 from activestore.errors import CorruptChunkError, SourceError, UnsupportedError
-from activestore.forking import Lock
 from activestore.network.location import Origin
+from activestore.process.forking import Lock
 
 __all__ = ["MAX_METADATA", "ObjectStore", "ZarrSource"]
 

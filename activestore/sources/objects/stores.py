@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from activestore.core.dispatch import concurrently
-from activestore.descriptors import with_room
 from activestore.errors import SourceError, SourceNotFoundError, map_errors
 from activestore.network.byte_ranges import cut_ranges, merged_ranges
 from activestore.network.redaction import public_address
+from activestore.process.descriptors import with_room
 from activestore.sources.fsspec_errors import named_errors
 from activestore.sources.fsspec_location import FsspecPlace
 

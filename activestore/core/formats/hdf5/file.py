@@ -39,8 +39,8 @@ from activestore.core.variable import (
     unplaced_table,
     unwritten_table,
 )
-from activestore.descriptors import with_room
 from activestore.errors import ActivestoreError, NotNumericError, SourceError, UnsupportedError, VariableNotFoundError
+from activestore.process.descriptors import with_room
 
 __all__ = [
     "DAMAGE",

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from activestore.forking import renew_after_fork
+from activestore.process.forking import renew_after_fork
 
 __all__ = ["held_back"]
 

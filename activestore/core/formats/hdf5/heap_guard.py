@@ -21,8 +21,8 @@ from typing import Any, BinaryIO, TypeVar, cast
 from activestore.core.formats.hdf5.file_object import RandomAccessFile
 from activestore.core.formats.hdf5.lock import hdf5_turn
 from activestore.core.variable import ReadableSource
-from activestore.descriptors import FULL, is_full, with_room
 from activestore.errors import SourceError
+from activestore.process.descriptors import FULL, is_full, with_room
 
 try:
     import fcntl

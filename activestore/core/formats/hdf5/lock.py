@@ -16,7 +16,7 @@ from typing import Any
 from h5py import _objects
 
 from activestore.core.formats.hdf5.gc_pause import held_back
-from activestore.forking import renew_after_fork
+from activestore.process.forking import renew_after_fork
 
 __all__ = ["hdf5_turn"]
 

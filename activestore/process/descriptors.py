@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Protocol, TypeVar
 from weakref import WeakValueDictionary
 
-from activestore.forking import Lock
+from activestore.process.forking import Lock
 
 __all__ = ["FULL", "Holder", "is_full", "kept", "let_go", "released", "with_room"]
 
