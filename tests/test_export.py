@@ -11,7 +11,7 @@ import pytest
 
 from activestore import Active, Reduction
 from activestore.errors import ConfigurationError, SourceError, UnsupportedError
-from activestore.export import write_netcdf
+from activestore.export.netcdf import write_netcdf
 from activestore.results.cf_attributes import result_units
 from tests.corpus import corpus_files
 

@@ -12,7 +12,7 @@ from kerchunk.df import refs_to_dataframe
 
 from activestore import Active
 from activestore.cli import main as cli
-from activestore.export import write_netcdf
+from activestore.export.netcdf import write_netcdf
 from tests.references import references_of
 from tests.web_stand_in import WebStandIn
 

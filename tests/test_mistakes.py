@@ -39,7 +39,7 @@ from activestore.errors import (
     VariableNotFoundError,
     to_install,
 )
-from activestore.export import write_netcdf
+from activestore.export.netcdf import write_netcdf
 
 assert activestore.accessor
 DEAD = "http://127.0.0.1:9"
@@ -283,7 +283,7 @@ class TestWriting:
         def refused(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied", str(tmp_path / "x"))
 
-        monkeypatch.setattr("activestore.export.h5netcdf.File", refused)
+        monkeypatch.setattr("activestore.export.netcdf.h5netcdf.File", refused)
         error = raised(lambda: write_netcdf(Active(folder / "a.h5", "x").run("mean"), tmp_path / "x.nc"))
         assert f"{tmp_path / 'x.nc'}: cannot be written: permission denied" in str(error)
         assert "read" not in str(error)
@@ -299,7 +299,7 @@ class TestWriting:
         def full(*_: object, **__: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("activestore.export.h5netcdf.File", full)
+        monkeypatch.setattr("activestore.export.netcdf.h5netcdf.File", full)
         error = raised(lambda: write_netcdf(Active(folder / "a.h5", "x").run("mean"), tmp_path / "x.nc"))
         assert str(error) == f"{tmp_path / 'x.nc'}: cannot be written: No space left on device"
 

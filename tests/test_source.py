@@ -14,7 +14,7 @@ import xarray as xr
 
 from activestore import Active
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError, UnsupportedError
-from activestore.export import write_netcdf
+from activestore.export.netcdf import write_netcdf
 from activestore.sources.open import LocalSource, open_source
 
 CONTENT = bytes(range(256)) * 40

@@ -376,7 +376,7 @@ def _reduce(arguments: argparse.Namespace) -> int:
 
 
 def _export() -> Any:  # Any: a module
-    from activestore import export  # noqa: PLC0415  # h5netcdf is slow to import, and only a file needs it
+    from activestore.export import netcdf as export  # noqa: PLC0415  # h5netcdf is slow to import, and only a file needs it
 
     return export
 

@@ -23,7 +23,7 @@ from activestore.core.missing import read_missing
 from activestore.core.plan import ReductionRequest
 from activestore.core.variable import ReadableSource, Variable
 from activestore.errors import ConfigurationError, UnsupportedError, map_errors_of_writing
-from activestore.neighbours import Field, Neighbours, Values, last
+from activestore.export.coordinates import Field, Neighbours, Values, last
 from activestore.results.cf_attributes import reduced_attributes
 from activestore.results.result import Result
 from activestore.sources.overwriting import is_changed_by_file
