@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
-from activestore.server.failures import RequestError
+from activestore.server.errors import RequestError
 from activestore.server.limits import Held, Memory, Turns, in_thread, nothing_held
+from activestore.server.location import Login, Place
 from activestore.server.metrics import Metrics
-from activestore.server.place import Login, Place
 from activestore.server.protocol.batch import Batch, Group, computed, failed, parse_batch
 from activestore.server.protocol.json_slices import memory as memory_of_json
 from activestore.server.protocol.reduce import Answer, answered_bytes, memory, reduced

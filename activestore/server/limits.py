@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from activestore.server.failures import RequestError
+from activestore.server.errors import RequestError
 
 __all__ = ["Held", "Memory", "Turns", "busy", "in_thread", "nothing_held"]
 

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from activestore.reductionist.request import json_number
-from activestore.server.failures import RequestError
+from activestore.server.errors import RequestError
 from activestore.server.protocol.answer import encoded_error, encoded_v2
 from activestore.server.protocol.reduce import reduced
 from activestore.server.protocol.request import parse_v2

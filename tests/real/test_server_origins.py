@@ -8,8 +8,8 @@ import botocore.session
 import pytest
 
 from activestore.network import http_client as transport
-from activestore.server.failures import RequestError
-from activestore.server.place import Login, Place
+from activestore.server.errors import RequestError
+from activestore.server.location import Login, Place
 from activestore.server.reading.origins import Origins
 from activestore.server.settings import ServerSettings
 from tests.real.servers import S3Store

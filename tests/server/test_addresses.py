@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from activestore.errors import ConfigurationError
-from activestore.server.failures import RequestError
-from activestore.server.place import Place
+from activestore.server.errors import RequestError
+from activestore.server.location import Place
 from activestore.server.reading.addresses import AllowedOrigins, WebAddress, forbidden_address
 
 ALLOWED = AllowedOrigins(

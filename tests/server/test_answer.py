@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from activestore.server.failures import RequestError
+from activestore.server.errors import RequestError
 from activestore.server.protocol.answer import encoded_error, encoded_v1, encoded_v2
 from activestore.server.protocol.reduce import Answer, reduced
 from activestore.server.protocol.request import ReduceRequest, parse_v2

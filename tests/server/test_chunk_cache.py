@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activestore.server.place import Login, Place
+from activestore.server.location import Login, Place
 from activestore.server.reading.chunk_cache import ChunkCache
 
 SECRET = "hunter2-secret"  # noqa: S105

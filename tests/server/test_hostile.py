@@ -25,7 +25,7 @@ import urllib3
 
 from activestore.core.selection import region_shape
 from activestore.server.engine import Engine
-from activestore.server.failures import RequestError
+from activestore.server.errors import RequestError
 from activestore.server.http.connection import Connection
 from activestore.server.http.middleware import ACCESS_LOG
 from activestore.server.metrics import Metrics

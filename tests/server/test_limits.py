@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from activestore.server.failures import RequestError
+from activestore.server.errors import RequestError
 from activestore.server.limits import Memory, Turns, in_thread
 
 

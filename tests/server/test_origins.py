@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from activestore.errors import ConfigurationError
 from activestore.network import http_client as transport
-from activestore.server.failures import RequestError
-from activestore.server.place import Login, Place
+from activestore.server.errors import RequestError
+from activestore.server.location import Login, Place
 from activestore.server.reading.files import AllowedFolders
 from activestore.server.reading.origins import Origins, Stored
 from activestore.server.settings import ServerSettings

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activestore.core.codecs import decode as codecs
-from activestore.server.failures import RequestError
+from activestore.server.errors import RequestError
 from activestore.server.protocol.answer import encoded_v2
 from activestore.server.protocol.reduce import Answer, memory, reduced
 from activestore.server.protocol.request import ReduceRequest, parse_v2

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from activestore.core.missing import Missing
-from activestore.server.failures import RequestError
-from activestore.server.place import Login, Place
+from activestore.server.errors import RequestError
+from activestore.server.location import Login, Place
 from activestore.server.protocol.request import ReduceRequest, parse_v1, parse_v2
 from tests.server.protocol import DTYPES, LARGEST, OPERATIONS, Asked, asked
 

@@ -14,12 +14,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from activestore.network.redaction import public_address
 from activestore.server.engine import Encoded, Engine
-from activestore.server.failures import RequestError
+from activestore.server.errors import RequestError
 from activestore.server.http.exchange import ClientGoneError, Exchange, exchange_of, header
 from activestore.server.http.middleware import Front, login_of
 from activestore.server.limits import in_thread
+from activestore.server.location import Login, Place
 from activestore.server.metrics import Metrics
-from activestore.server.place import Login, Place
 from activestore.server.protocol.answer import encoded_v1, encoded_v2
 from activestore.server.protocol.reduce import Answer
 from activestore.server.protocol.request import OPERATIONS, ReduceRequest, parse_v1, parse_v2

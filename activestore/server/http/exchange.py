@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import Message, Receive, Scope, Send
 
-from activestore.server.failures import RequestError
+from activestore.server.errors import RequestError
 from activestore.server.limits import busy
 from activestore.server.settings import ServerSettings
 

@@ -15,10 +15,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from activestore.errors import without_frames
 from activestore.server.engine import REQUESTS
-from activestore.server.failures import RequestError
+from activestore.server.errors import RequestError
 from activestore.server.http.exchange import ABORT, EXCHANGE, Bodies, ClientGoneError, Exchange, header
+from activestore.server.location import Login
 from activestore.server.metrics import Metrics
-from activestore.server.place import Login
 from activestore.server.protocol.answer import encoded_error
 from activestore.server.settings import ServerSettings
 

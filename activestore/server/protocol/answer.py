@@ -11,7 +11,7 @@ import sys
 import cbor2
 import numpy as np
 
-from activestore.server.failures import RequestError
+from activestore.server.errors import RequestError
 from activestore.server.protocol.reduce import Answer
 from activestore.server.protocol.request import ReduceRequest
 

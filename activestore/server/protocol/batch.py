@@ -15,8 +15,8 @@ from activestore.core.selection import region_shape
 from activestore.core.task import ChunkTask
 from activestore.core.wire.encode import answer_bytes, failure_to_bytes, numbers_bytes, partial_to_bytes, tasks_from_json
 from activestore.errors import ActivestoreError, CorruptChunkError, UnsupportedError, WireError
-from activestore.server.failures import RequestError
-from activestore.server.place import Login, Place
+from activestore.server.errors import RequestError
+from activestore.server.location import Login, Place
 from activestore.server.protocol.json_slices import loads
 from activestore.server.reading.reader import read_size
 from activestore.server.settings import ServerSettings

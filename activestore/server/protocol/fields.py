@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
 
-from activestore.server.failures import RequestError
+from activestore.server.errors import RequestError
 
 __all__ = [
     "I64",
@@ -63,7 +63,7 @@ def read_object(body: bytes, known: Iterable[str]) -> dict[str, object]:
         >>> read_object(b'{"size": 12, "sise": 3}', {"size", "shape"})
         Traceback (most recent call last):
         ...
-        activestore.server.failures.RequestError: request data is not valid body: unknown field 'sise', ...
+        activestore.server.errors.RequestError: request data is not valid body: unknown field 'sise', ...
     """
     try:
         found = json.loads(

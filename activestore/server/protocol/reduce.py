@@ -19,7 +19,7 @@ from activestore.core.reductions import find_reduction
 from activestore.core.selection import Slice
 from activestore.core.task import Array, ChunkPartial, ChunkTask, TaskTemplate
 from activestore.errors import CorruptChunkError, SumOverflowError, UnsupportedError, to_install
-from activestore.server.failures import RequestError
+from activestore.server.errors import RequestError
 from activestore.server.protocol.request import COMPRESSIONS, ReduceRequest
 
 __all__ = ["Answer", "answered_bytes", "memory", "reduced"]

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from activestore.core.missing import Missing
-from activestore.server.failures import RequestError
-from activestore.server.place import Login, Place
+from activestore.server.errors import RequestError
+from activestore.server.location import Login, Place
 from activestore.server.protocol.fields import (
     I64,
     U64,
@@ -124,7 +124,7 @@ def parse_v2(operation: str, body: bytes, login: Login | None, *, largest_chunk:
         >>> parse_v2("max", body.replace(b"[2, 3]", b"[2, 0]"), None, largest_chunk=1 << 20)
         Traceback (most recent call last):
         ...
-        activestore.server.failures.RequestError: request data is not valid shape: a length must be 1 or more, not 0
+        activestore.server.errors.RequestError: request data is not valid shape: a length must be 1 or more, not 0
     """
     fields = _fields(operation, body, _V2)
     interface = one_of(_INTERFACES)(fields.get("interface_type"), "interface_type")

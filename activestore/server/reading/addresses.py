@@ -9,8 +9,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import quote, unquote_to_bytes
 
 from activestore.errors import ConfigurationError
-from activestore.server.failures import RequestError
-from activestore.server.place import Place
+from activestore.server.errors import RequestError
+from activestore.server.location import Place
 
 __all__ = ["AllowedOrigins", "WebAddress", "check_text", "forbidden_address"]
 

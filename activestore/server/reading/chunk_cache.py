@@ -7,7 +7,7 @@ import os
 import threading
 from collections import OrderedDict
 
-from activestore.server.place import Place
+from activestore.server.location import Place
 
 __all__ = ["ChunkCache"]
 

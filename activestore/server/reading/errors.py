@@ -7,8 +7,8 @@ import re
 from http import HTTPStatus
 
 from activestore.network.http_client import Answer
-from activestore.server.failures import RequestError
-from activestore.server.place import Login, Place
+from activestore.server.errors import RequestError
+from activestore.server.location import Login, Place
 from activestore.server.reading.addresses import WebAddress
 
 __all__ = ["refusal"]

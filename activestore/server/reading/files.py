@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from activestore.errors import ConfigurationError
-from activestore.server.failures import RequestError
-from activestore.server.place import Place
+from activestore.server.errors import RequestError
+from activestore.server.location import Place
 from activestore.server.reading.addresses import check_text
 
 __all__ = ["AllowedFolders"]

@@ -12,8 +12,8 @@ from email.utils import parsedate_to_datetime
 from botocore.credentials import ReadOnlyCredentials
 
 from activestore.network.http_client import Answer, AnswerTooLargeError, Client, HttpOptions, NoAnswerError
-from activestore.server.failures import RequestError
-from activestore.server.place import Login, Place
+from activestore.server.errors import RequestError
+from activestore.server.location import Login, Place
 from activestore.server.reading.addresses import AllowedOrigins, WebAddress, forbidden_address
 from activestore.server.reading.errors import refusal
 from activestore.server.reading.files import AllowedFolders

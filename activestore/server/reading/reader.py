@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from activestore.network.byte_ranges import cut_ranges, merged_ranges
-from activestore.server.failures import RequestError
+from activestore.server.errors import RequestError
+from activestore.server.location import Place
 from activestore.server.metrics import Metrics
-from activestore.server.place import Place
 from activestore.server.reading.chunk_cache import ChunkCache
 from activestore.server.reading.origins import Origins
 from activestore.server.settings import ServerSettings
