@@ -23,7 +23,7 @@ from activestore.errors import CorruptChunkError, SourceError, SourceNotFoundErr
 from activestore.server.settings import ServerSettings
 from activestore.sources.objects.kerchunk import KerchunkSource
 from activestore.sources.objects.references import JsonReferences, is_parquet
-from activestore.sources.objects.source import ZarrSource
+from activestore.sources.objects.zarr import ZarrSource
 from activestore.sources.open import open_source
 from tests.corpus import corpus_files, file_id
 from tests.references import references_of

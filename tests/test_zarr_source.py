@@ -33,7 +33,7 @@ from activestore.errors import (
     UnsupportedError,
     VariableNotFoundError,
 )
-from activestore.sources.objects.source import ZarrSource
+from activestore.sources.objects.zarr import ZarrSource
 from activestore.sources.open import open_source
 from tests.corpus import corpus_files, file_id
 from tests.web_stand_in import WebStandIn
@@ -560,7 +560,7 @@ def test_what_one_format_may_claim(tmp_path, zarr_format, changes, error, messag
 
 
 def test_an_object_of_metadata_that_is_too_large(store, monkeypatch):
-    monkeypatch.setattr("activestore.sources.objects.source.MAX_METADATA", 10)
+    monkeypatch.setattr("activestore.sources.objects.zarr.MAX_METADATA", 10)
     with pytest.raises(SourceError, match="more than the 10 of any metadata"):
         Active(store, "x")
 

@@ -10,7 +10,7 @@ from activestore.core.lazy_pickle import LaterSource
 from activestore.core.variable import ReadableSource
 from activestore.errors import ActivestoreError
 from activestore.sources.objects.kerchunk import KerchunkSource
-from activestore.sources.objects.source import ZarrSource
+from activestore.sources.objects.zarr import ZarrSource
 from activestore.sources.objects.stores import LocalObjects
 from activestore.sources.open import LocalSource, local_path
 

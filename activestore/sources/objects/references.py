@@ -19,7 +19,7 @@ import numpy.typing as npt
 from activestore.core.formats.zarr.keys import ChunkKeys
 from activestore.core.variable import ReadableSource
 from activestore.errors import SourceError, UnsupportedError, to_install
-from activestore.sources.objects.source import MAX_METADATA, ObjectStore, ZarrSource
+from activestore.sources.objects.zarr import MAX_METADATA, ObjectStore, ZarrSource
 
 __all__ = ["JsonReferences", "ParquetReferences", "Reference", "References", "is_parquet", "read_json", "read_parquet"]
 
