@@ -325,8 +325,8 @@ def _open_store(uri: str, options: dict[str, Any]) -> Source | None:  # Any: opt
     """Return the Zarr store, or the folder of Kerchunk references, at an address; None if there is none."""
     from activestore.sources.objects.kerchunk import KerchunkSource, split_options  # noqa: PLC0415  # the same
     from activestore.sources.objects.references import is_parquet, read_parquet  # noqa: PLC0415  # slow to import
-    from activestore.sources.objects.zarr import ZarrSource  # noqa: PLC0415  # the same
     from activestore.sources.objects.stores import FsspecObjects, LocalObjects  # noqa: PLC0415  # the same
+    from activestore.sources.objects.zarr import ZarrSource  # noqa: PLC0415  # the same
 
     path, (reached, targets) = local_path(uri), split_options(options)
     if path is not None:

@@ -10,8 +10,8 @@ from activestore.core.lazy_pickle import LaterSource
 from activestore.core.variable import ReadableSource
 from activestore.errors import ActivestoreError
 from activestore.sources.objects.kerchunk import KerchunkSource
-from activestore.sources.objects.zarr import ZarrSource
 from activestore.sources.objects.stores import LocalObjects
+from activestore.sources.objects.zarr import ZarrSource
 from activestore.sources.open import LocalSource, local_path
 
 __all__ = ["is_changed_by_file", "is_changed_by_store"]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from activestore.accessor.arrays.decoding import decoded
 from activestore.accessor.arrays.lazy import LazyArray
 from activestore.accessor.arrays.overwrite_guard import watch
-from activestore.accessor.tracing.decoding import decoded
 from activestore.active import Active
 from activestore.core.formats.hdf5.group import Outline, outlined_variable
 from activestore.inputs.open import workers_of

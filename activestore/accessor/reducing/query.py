@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from activestore.accessor.arrays.decoding import DefaultFill
+from activestore.accessor.obstacles import InMemoryError, OnlyXarrayError
 from activestore.accessor.reducing.cluster import executor_here
 from activestore.accessor.reducing.grouping import Grouping, coords_along
 from activestore.accessor.reducing.methods import Dims, named
 from activestore.accessor.reducing.rules import Method, finished
-from activestore.accessor.tracing.decoding import DefaultFill
-from activestore.accessor.tracing.obstacles import InMemoryError, OnlyXarrayError
 from activestore.accessor.tracing.variable import Traced, is_of_dask, trace
 from activestore.core.conditions import Condition, parse_condition, unsatisfied
 from activestore.core.groups import Groups

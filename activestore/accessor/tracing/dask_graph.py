@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from activestore.accessor.tracing.obstacles import InMemoryError
+from activestore.accessor.obstacles import InMemoryError
 from activestore.accessor.tracing.pieces import Pieces, indexed, joined, joined_grid, whole
 from activestore.errors import UntraceableError
 

@@ -12,10 +12,10 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from activestore.accessor.arrays.decoding import DefaultFill, as_truth, decoded, default_fill
 from activestore.accessor.arrays.joined import JoinedArray
 from activestore.accessor.arrays.stored import StoredArray
-from activestore.accessor.tracing.decoding import DefaultFill, as_truth, decoded, default_fill
-from activestore.accessor.tracing.obstacles import InMemoryError, OnlyXarrayError
+from activestore.accessor.obstacles import InMemoryError, OnlyXarrayError
 from activestore.active import Active
 from activestore.core.formats.zarr.keys import is_of_objects
 from activestore.errors import NotNumericError, UntraceableError

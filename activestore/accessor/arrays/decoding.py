@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from activestore.accessor.tracing.obstacles import OnlyXarrayError
+from activestore.accessor.obstacles import OnlyXarrayError
 from activestore.active import Active
 from activestore.core.missing import Missing, mask, read_missing, read_named_missing
 from activestore.core.packing import TRUTH, Packing, unpack
