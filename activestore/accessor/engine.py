@@ -12,7 +12,8 @@ from xarray.backends import BackendEntrypoint, StoreBackendEntrypoint
 
 from activestore.accessor.arrays.stored import StoredFile
 from activestore.accessor.contents.combined import CODING, checked_dim, join_contents
-from activestore.accessor.contents.files import Contents, read_contents, read_groups
+from activestore.accessor.contents.contents import Contents
+from activestore.accessor.contents.files import read_contents, read_groups
 from activestore.config import resolve
 from activestore.core.backend import Backend
 from activestore.core.dispatch import Fallback, concurrently

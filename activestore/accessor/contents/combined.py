@@ -11,7 +11,7 @@ import xarray as xr
 from xarray.core import indexing
 
 from activestore.accessor.arrays.joined import JoinedArray
-from activestore.accessor.contents.files import Contents
+from activestore.accessor.contents.contents import Contents
 from activestore.errors import JoinError
 from activestore.inputs.concatenation import Joint, check_units
 

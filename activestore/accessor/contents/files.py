@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from types import MappingProxyType
 from typing import Any, BinaryIO, TypeVar
 
 import h5netcdf
@@ -14,14 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from xarray.backends import H5NetCDFStore
-from xarray.backends.common import AbstractDataStore
 from xarray.backends.file_manager import DummyFileManager
 from xarray.core import indexing
 
 from activestore.accessor.arrays.lazy import LazyArray
 from activestore.accessor.arrays.stored import StoredArray, StoredFile
+from activestore.accessor.contents.contents import Contents
 from activestore.accessor.contents.hdf5 import Described, Description, describe
 from activestore.accessor.contents.tolerant_hdf5 import ODDITIES, TolerantFile
+from activestore.accessor.contents.zarr import zarr_contents
 from activestore.core.formats import classic
 from activestore.core.formats.hdf5.file import group_names, load_plugins, read_dataset
 from activestore.core.formats.hdf5.heap_guard import cannot_open, read_guarded
@@ -31,56 +31,9 @@ from activestore.errors import ActivestoreError, ConfigurationError, GroupNotFou
 from activestore.process.descriptors import with_room
 from activestore.sources.open import Source
 
-__all__ = ["Contents", "read_contents", "read_groups"]
+__all__ = ["read_contents", "read_groups"]
 
 _Found = TypeVar("_Found")
-
-
-class Contents(AbstractDataStore):
-    """Variables, attributes and unlimited dimensions that were read from a file, which is closed again."""
-
-    def __init__(
-        self,
-        variables: Mapping[str, xr.Variable],
-        attrs: Mapping[str, Any],
-        encoding: Mapping[str, Any],
-        *,
-        left_out: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        """Hold what was read; the variables' values are as they are stored, and lazy.
-
-        What is left out, by its full name, has a reason.
-        """
-        self.left_out = left_out
-        self.variables, self.attributes, self.encoding = dict(variables), dict(attrs), dict(encoding)
-
-    def only(self, names: Collection[str]) -> Contents:
-        """Return the same with those variables only whose names are given."""
-        kept = {name: variable for name, variable in self.variables.items() if name in names}
-        return Contents(kept, self.attributes, self.encoding)
-
-    def without(self, names: Collection[str]) -> Contents:
-        """Return the same without those variables whose names are given."""
-        return self.only(self.variables.keys() - set(names))
-
-    def get_variables(self) -> dict[str, xr.Variable]:
-        """Return the variables, shallow copies that xarray may decode."""
-        return {name: variable.copy(deep=False) for name, variable in self.variables.items()}
-
-    def get_attrs(self) -> dict[str, Any]:
-        """Return the attributes of the file or group."""
-        return dict(self.attributes)
-
-    def get_dimensions(self) -> dict[str, int]:
-        """Return the lengths of the variables' dimensions."""
-        return {str(dim): size for variable in self.variables.values() for dim, size in variable.sizes.items()}
-
-    def get_encoding(self) -> dict[str, Any]:
-        """Return which dimensions are unlimited."""
-        return dict(self.encoding)
-
-    def close(self) -> None:
-        """Do nothing: no file is open."""
 
 
 def read_contents(file: StoredFile, group: str | None, *, only: Collection[str] | None = None) -> Contents:
@@ -99,9 +52,6 @@ def read_contents(file: StoredFile, group: str | None, *, only: Collection[str] 
     _check_name(group)
     with file.metadata() as kept:
         if is_of_objects(kept):
-            # Its module needs this one.
-            from activestore.accessor.contents.zarr import zarr_contents  # noqa: PLC0415
-
             return zarr_contents(file, kept, group)
         if is_classic(kept):
             return _classic_contents(file, kept, group)

@@ -10,7 +10,7 @@ import xarray as xr
 from xarray.core import indexing
 
 from activestore.accessor.arrays.stored import StoredArray, StoredFile
-from activestore.accessor.contents.files import Contents
+from activestore.accessor.contents.contents import Contents
 from activestore.core.formats.zarr.keys import ObjectSource
 from activestore.core.formats.zarr.store import group_of
 from activestore.core.missing import is_unsigned
