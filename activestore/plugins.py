@@ -12,7 +12,7 @@ import pluggy
 from activestore import hookspecs
 from activestore.backends import posix, reductionist
 from activestore.core.backend import Backend, BackendOptions, BackendRecord
-from activestore.core.variable import ReadableSource
+from activestore.core.source import ReadableSource
 from activestore.errors import BackendUnavailableError, ConfigurationError
 
 __all__ = ["Plugins", "default_plugins"]

@@ -9,7 +9,7 @@ import importlib.util
 from collections.abc import Mapping
 
 from activestore.core.backend import Backend, BackendOptions, BackendRecord
-from activestore.core.variable import ReadableSource
+from activestore.core.source import ReadableSource
 from activestore.errors import BackendUnavailableError, to_install
 from activestore.hookspecs import hookimpl
 

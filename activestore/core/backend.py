@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from activestore.core.selection import Points, Slice
+from activestore.core.source import ReadableSource
 from activestore.core.task import ChunkPartial, ChunkTask
-from activestore.core.variable import ReadableSource
 from activestore.errors import BackendError
 
 __all__ = [

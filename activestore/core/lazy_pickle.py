@@ -11,7 +11,7 @@ import os
 import platform
 from typing import Any, Generic, TypeVar
 
-from activestore.core.variable import ReadableSource
+from activestore.core.source import ReadableSource
 from activestore.errors import ActivestoreError
 from activestore.process.forking import Lock
 

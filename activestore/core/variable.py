@@ -5,9 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import BinaryIO, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +14,12 @@ import numpy.typing as npt
 from activestore.core.codecs.decode import Codec
 from activestore.core.missing import Missing
 from activestore.core.packing import Packing, unpacked_dtype
+from activestore.core.source import ReadableSource
 from activestore.errors import VariableNotFoundError
 
 __all__ = [
     "ChunkIndex",
     "ChunkTable",
-    "ReadableSource",
     "Variable",
     "contiguous_chunk_shape",
     "contiguous_table",
@@ -33,41 +32,6 @@ CONTIGUOUS_PIECE = 8 << 20
 """Bytes of a virtual chunk of a contiguous variable."""
 
 Layout = Literal["chunked", "contiguous", "compact", "virtual", "external"]
-
-
-class ReadableSource(Protocol):
-    """Where bytes are read from: all that the engine asks of a store."""
-
-    @property
-    def uri(self) -> str:
-        """The address, as it is named in messages."""
-
-    @property
-    def size(self) -> int:
-        """Bytes in the source."""
-
-    @property
-    def version(self) -> str:
-        """A mark that changes when the bytes change (modification time, ETag)."""
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether each read waits for a network, so that many small ones are better asked for at once."""
-
-    def metadata(self) -> AbstractContextManager[ReadableSource]:
-        """Return the same bytes, for reading metadata in a `with` block: what is read is kept for later."""
-
-    def current_version(self) -> str:
-        """Return the version that the source has now."""
-
-    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return the bytes of each (offset, size); fewer than `size` only at the end of the source."""
-
-    def abandon(self) -> None:
-        """Make the reads that are under way end soon, with an error."""
-
-    def for_hdf5(self) -> str | BinaryIO:
-        """Return what the HDF5 library can open: a path, or a binary file object."""
 
 
 class ChunkIndex(Protocol):

@@ -14,7 +14,7 @@ from activestore.core.formats.read import variable_names
 from activestore.core.joined_plan import JoinedPlan
 from activestore.core.plan import ReductionRequest
 from activestore.core.selection import Positions
-from activestore.core.variable import ReadableSource
+from activestore.core.source import ReadableSource
 from activestore.errors import NotNumericError, UnsupportedError, VariableNotFoundError
 from activestore.results.cf_attributes import lasting_attributes
 from activestore.results.result import Result

@@ -21,7 +21,8 @@ import activestore
 from activestore.core.formats.read import global_attributes
 from activestore.core.missing import read_missing
 from activestore.core.plan import ReductionRequest
-from activestore.core.variable import ReadableSource, Variable
+from activestore.core.source import ReadableSource
+from activestore.core.variable import Variable
 from activestore.errors import ConfigurationError, UnsupportedError, map_errors_of_writing
 from activestore.export.coordinates import Field, Neighbours, Values, last
 from activestore.results.cf_attributes import reduced_attributes

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from activestore.core.dispatch import concurrently
 from activestore.core.formats.read import read_variable
 from activestore.core.plan import normalize_axes
-from activestore.core.variable import ReadableSource, Variable
+from activestore.core.source import ReadableSource
+from activestore.core.variable import Variable
 from activestore.errors import JoinError, NotNumericError, VariableNotFoundError
 from activestore.inputs.concatenation import Joint, check_units
 from activestore.inputs.part import Part, reads_at_once, values_of

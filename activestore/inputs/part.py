@@ -19,7 +19,8 @@ from activestore.core.joined_plan import JoinedPlan, cut, joined_plan, joined_va
 from activestore.core.plan import Plan, ReductionRequest, plan, touched_chunks
 from activestore.core.reductions import READ
 from activestore.core.selection import Positions, Selection
-from activestore.core.variable import ReadableSource, Variable
+from activestore.core.source import ReadableSource
+from activestore.core.variable import Variable
 from activestore.errors import ConfigurationError, JoinError, SourceError
 
 __all__ = ["METADATA_READS", "Part", "Parts", "join", "join_parts", "reads_at_once", "values_of"]

@@ -14,8 +14,8 @@ from activestore.core.backend import BackendOptions, Capabilities
 from activestore.core.group_kernel import assembled, group_tasks
 from activestore.core.kernel import fill_chunk, reduce_values
 from activestore.core.selection import region_shape
+from activestore.core.source import ReadableSource
 from activestore.core.task import ChunkPartial, ChunkTask
-from activestore.core.variable import ReadableSource
 from activestore.errors import BackendRefusedError, BackendUnavailableError
 from activestore.network.location import Origin
 from activestore.reductionist.chunk_request import ChunkWork, Dialect

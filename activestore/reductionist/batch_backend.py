@@ -11,8 +11,8 @@ from typing import Any
 
 from activestore.core.backend import Backend, BackendOptions, Capabilities, refusal_of
 from activestore.core.kernel import fill_chunk, reduce_values
+from activestore.core.source import ReadableSource
 from activestore.core.task import ChunkPartial, ChunkTask
-from activestore.core.variable import ReadableSource
 from activestore.core.wire.encode import (
     answer_bytes,
     frames_from_bytes,

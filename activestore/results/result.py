@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from activestore.core.joined_plan import JoinedPlan
 from activestore.core.plan import Plan
-from activestore.core.variable import ReadableSource
+from activestore.core.source import ReadableSource
 from activestore.results.html import chunk_grid_svg, page
 
 __all__ = ["Report", "Result"]

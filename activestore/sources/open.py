@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from activestore.core.lazy_pickle import source_later
-from activestore.core.variable import ReadableSource
+from activestore.core.source import ReadableSource
 from activestore.errors import (
     ActivestoreError,
     ConfigurationError,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from activestore.core.formats.read import locate, read_variable, variable_names
 from activestore.core.lazy_pickle import LaterSource
-from activestore.core.variable import ReadableSource
+from activestore.core.source import ReadableSource
 from activestore.errors import ActivestoreError
 from activestore.sources.objects.kerchunk import KerchunkSource
 from activestore.sources.objects.stores import LocalObjects

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from activestore.core.variable import ReadableSource
+from activestore.core.source import ReadableSource
 from activestore.errors import ActivestoreError, SourceError
 from activestore.network.redaction import public_address
 from activestore.process.forking import Lock

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from activestore.core.missing import is_unsigned, read_missing
 from activestore.core.packing import read_packing
+from activestore.core.source import ReadableSource
 from activestore.core.variable import (
     ChunkTable,
-    ReadableSource,
     Variable,
     contiguous_chunk_shape,
     contiguous_table,

@@ -11,7 +11,8 @@ from activestore.core.formats import classic
 from activestore.core.formats.hdf5 import file as hdf5
 from activestore.core.formats.zarr import store as zarr
 from activestore.core.formats.zarr.keys import is_of_objects
-from activestore.core.variable import ChunkTable, ReadableSource, Variable
+from activestore.core.source import ReadableSource
+from activestore.core.variable import ChunkTable, Variable
 from activestore.errors import SourceError
 
 __all__ = ["ChunkTable", "Variable", "global_attributes", "is_classic", "locate", "read_variable", "variable_names"]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from activestore.core.formats.zarr.keys import ChunkKeys
-from activestore.core.variable import ReadableSource
+from activestore.core.source import ReadableSource
 from activestore.errors import SourceError, UnsupportedError, to_install
 from activestore.sources.objects.zarr import MAX_METADATA, ObjectStore, ZarrSource
 

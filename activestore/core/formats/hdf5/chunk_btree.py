@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.variable import ChunkTable, ReadableSource, grid_shape, unwritten_table
+from activestore.core.source import ReadableSource
+from activestore.core.variable import ChunkTable, grid_shape, unwritten_table
 from activestore.errors import SourceError
 
 __all__ = ["UNDEFINED", "BTree", "ChunkLayout", "read_layout"]

@@ -15,15 +15,8 @@ from activestore.core.codecs.decode import MAX_CHUNK_BYTES, Codec, hdf5_codec
 from activestore.core.formats.hdf5.chunk_btree import UNDEFINED, BTree, ChunkLayout, read_layout
 from activestore.core.missing import is_unsigned, read_missing
 from activestore.core.packing import read_packing
-from activestore.core.variable import (
-    ChunkTable,
-    Layout,
-    ReadableSource,
-    Variable,
-    contiguous_chunk_shape,
-    grid_shape,
-    unwritten_table,
-)
+from activestore.core.source import ReadableSource
+from activestore.core.variable import ChunkTable, Layout, Variable, contiguous_chunk_shape, grid_shape, unwritten_table
 from activestore.errors import UnsupportedError
 
 __all__ = [

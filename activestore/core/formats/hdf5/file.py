@@ -28,9 +28,9 @@ from activestore.core.formats.hdf5.dataset import (
 )
 from activestore.core.formats.hdf5.dimension_scales import DIMENSION_ONLY, NOT_COORDINATE, read_dimensions
 from activestore.core.formats.hdf5.heap_guard import cannot_open, read_guarded
+from activestore.core.source import ReadableSource
 from activestore.core.variable import (
     ChunkTable,
-    ReadableSource,
     Variable,
     contiguous_chunk_shape,
     contiguous_table,

@@ -28,7 +28,8 @@ from activestore.core.formats.hdf5.attributes import (
 from activestore.core.formats.hdf5.dataset import Storage, chunk_layout, read_storage, read_user_block, tree_table, variable_of
 from activestore.core.formats.hdf5.dimension_scales import DIMENSION_ONLY, NOT_COORDINATE, attached_scales, longest_attached
 from activestore.core.formats.hdf5.file import DAMAGE, damage_named, read_hdf5
-from activestore.core.variable import ReadableSource, Variable
+from activestore.core.source import ReadableSource
+from activestore.core.variable import Variable
 
 __all__ = ["Group", "Outline", "outlined_variable", "read_group"]
 _POINTER = 16

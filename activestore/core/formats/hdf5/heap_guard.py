@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from activestore.core.formats.hdf5.file_object import RandomAccessFile
 from activestore.core.formats.hdf5.lock import hdf5_turn
-from activestore.core.variable import ReadableSource
+from activestore.core.source import ReadableSource
 from activestore.errors import SourceError
 from activestore.process.descriptors import FULL, is_full, with_room
 

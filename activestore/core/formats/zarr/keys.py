@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.variable import ChunkTable, ReadableSource, contiguous_table, grid_shape, unwritten_table
+from activestore.core.source import ReadableSource
+from activestore.core.variable import ChunkTable, contiguous_table, grid_shape, unwritten_table
 from activestore.errors import CorruptChunkError
 
 __all__ = ["ChunkKeys", "ObjectIndex", "ObjectSource", "Places", "WholeIndex", "is_of_objects", "placed_table"]

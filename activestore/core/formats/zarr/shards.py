@@ -14,7 +14,8 @@ import numpy.typing as npt
 from activestore.core.codecs.checksums import crc32c
 from activestore.core.formats.zarr.codecs import Sharding
 from activestore.core.formats.zarr.keys import ChunkKeys, Places, is_of_objects, placed_table
-from activestore.core.variable import ChunkTable, ReadableSource, grid_shape
+from activestore.core.source import ReadableSource
+from activestore.core.variable import ChunkTable, grid_shape
 from activestore.errors import SourceError
 
 __all__ = ["ShardIndex"]
