@@ -19,7 +19,7 @@ from activestore.config import Settings, resolve
 from activestore.core.aggregate import Aggregator
 from activestore.core.backend import Backend
 from activestore.core.conditions import Condition, parse_condition
-from activestore.core.dispatch import Fallback, Outcome, concurrently, default_workers, run
+from activestore.core.dispatch import Fallback, Outcome, run
 from activestore.core.formats.read import locate
 from activestore.core.groups import By, group_selection
 from activestore.core.joined_plan import JoinedPlan
@@ -28,6 +28,7 @@ from activestore.core.packing import Packing
 from activestore.core.plan import Plan, ReductionRequest, grouped_axes, normalize_axes
 from activestore.core.reductions import READ, Reduction, find_reduction
 from activestore.core.selection import Selection
+from activestore.core.threads import concurrently, default_workers
 from activestore.core.variable import Variable
 from activestore.errors import (
     ArgumentError,

@@ -29,8 +29,8 @@ from activestore import Active
 from activestore.accessor.reducing import cluster
 from activestore.backends.posix import PosixBackend
 from activestore.core.backend import BackendOptions
-from activestore.core.dispatch import Budget
 from activestore.core.formats.hdf5 import gc_pause as collection
+from activestore.core.threads import Budget
 from activestore.network.http_client import Client, HttpOptions
 from activestore.network.location import Origin
 from activestore.process import forking

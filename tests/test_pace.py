@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 
 from activestore import Active
-from activestore.core.dispatch import concurrently
+from activestore.core.threads import concurrently
 from activestore.errors import SourceError
 from activestore.network import concurrency_limit as pace
 from activestore.network import http_client as transport

@@ -16,7 +16,8 @@ from activestore.accessor.contents.contents import Contents
 from activestore.accessor.contents.files import read_contents, read_groups
 from activestore.config import resolve
 from activestore.core.backend import Backend
-from activestore.core.dispatch import Fallback, concurrently
+from activestore.core.dispatch import Fallback
+from activestore.core.threads import concurrently
 from activestore.errors import ConfigurationError, SourceError
 from activestore.inputs.open import open_address, workers_of
 from activestore.inputs.part import METADATA_READS

@@ -11,12 +11,12 @@ import h5py
 import numpy as np
 
 from activestore.core.backend import BackendOptions, BackendRecord, Capabilities
-from activestore.core.dispatch import Budget
 from activestore.core.formats.hdf5.file import find_dataset, hdf5_file, load_plugins
 from activestore.core.formats.hdf5.lock import hdf5_turn
 from activestore.core.kernel import reduce_chunk, reduce_stored, reduce_values, wanted_part
 from activestore.core.source import ReadableSource
 from activestore.core.task import Array, ChunkPartial, ChunkTask
+from activestore.core.threads import Budget
 from activestore.errors import ActivestoreError, CorruptChunkError, UnsupportedError, to_install
 from activestore.hookspecs import hookimpl
 from activestore.process.forking import keep_unused, renew_after_fork

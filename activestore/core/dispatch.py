@@ -1,21 +1,19 @@
 """Running a plan: tasks go out to an executor in batches, partial results come back in grid order.
 
-All concurrency of the package is here. The window of outstanding work is bounded, so a million chunks need no million
-futures; partials are combined in the order of the grid, so the result does not depend on who finished first.
+The window of outstanding work is bounded, so a million chunks need no million futures; partials are combined in the order
+of the grid, so the result does not depend on who finished first.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from contextvars import copy_context
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -25,14 +23,11 @@ from activestore.core.joined_plan import JoinedPlan
 from activestore.core.lazy_pickle import Later
 from activestore.core.plan import Plan
 from activestore.core.task import ChunkPartial, ChunkTask
+from activestore.core.threads import default_workers, thread_pool
 from activestore.errors import BackendError, BackendRefusedError
 from activestore.network.concurrency_limit import Limit, current_limit, within
-from activestore.process.forking import renew_after_fork
 
-__all__ = ["Budget", "Fallback", "Outcome", "concurrently", "default_workers", "run"]
-
-_Item = TypeVar("_Item")
-_Found = TypeVar("_Found")
+__all__ = ["Fallback", "Outcome", "run"]
 
 Fallback = Literal["local", "error"]
 """What happens to a chunk that the backend cannot do: computed locally, or an error before any data are read."""
@@ -46,83 +41,6 @@ _LEAST_SENT = 1 << 20
 """Decoded bytes of a batch that goes to an executor, which may have to send it far: the way must be worth it."""
 _WINDOW = 3
 """Batches under way for each worker: one at work, the others ready."""
-_pools = itertools.count()
-
-
-def concurrently(
-    function: Callable[[_Item], _Found], items: Sequence[_Item], workers: int, *, abandon: Callable[[], object] = lambda: None
-) -> list[_Found]:
-    """Return what `function` makes of each item, several at once; if one fails, `abandon` is called to end the others.
-
-    Examples:
-        >>> concurrently(abs, [-1, 2], 2)
-        [1, 2]
-    """
-    limit = current_limit()
-    # Who waits for the others to be done need not be there at all.
-    workers = workers if limit is None else min(workers, int(limit.most))
-    if min(len(items), workers) <= 1:
-        return [function(item) for item in items]
-    with _threads(min(workers, len(items))) as pool:
-        try:
-            futures = [pool.submit(copy_context().run, function, item) for item in items]
-            # Those that have failed first: the others may wait for long.
-            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                future.result()
-            return [future.result() for future in futures]
-        except BaseException:
-            abandon()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-@contextmanager
-def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Give a pool of threads, none of which is at work any more when the `with` block is left."""
-    prefix = f"activestore-{next(_pools)}"
-    try:
-        with ThreadPoolExecutor(workers, thread_name_prefix=prefix) as pool:
-            yield pool
-    finally:
-        # A pool that Ctrl-C interrupts while it starts a thread does not know of that thread.
-        for thread in threading.enumerate():
-            if thread.name.startswith(f"{prefix}_") and thread.is_alive():
-                thread.join()
-
-
-class Budget:
-    """An amount of memory that threads share: who needs more than is left waits until others are done.
-
-    Examples:
-        >>> budget = Budget(100)
-        >>> with budget.of(70), budget.of(30):
-        ...     pass
-    """
-
-    def __init__(self, nbytes: int) -> None:
-        """Share `nbytes`."""
-        self._total = nbytes
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        """Begin anew in a forked child, where nobody holds any."""
-        self._left = self._total
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def of(self, nbytes: int) -> Iterator[None]:
-        """Hold `nbytes` for the length of a `with` block; what is more than there is altogether waits to be alone."""
-        nbytes = min(nbytes, self._total)
-        with self._changed:
-            self._changed.wait_for(lambda: self._left >= nbytes)
-            self._left -= nbytes
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._left += nbytes
-                self._changed.notify_all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +67,6 @@ class _Done:
 
     partial: ChunkPartial
     reason: str | None
-
-
-def default_workers() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(
@@ -196,7 +109,7 @@ def run(
             for batch in start:
                 tally.add(batch, turns.of(batch.file)(batch.tasks))
         elif executor is None:
-            with _threads(workers) as pool:
+            with thread_pool(workers) as pool:
                 _pump(itertools.chain(start, work), turns, pool, workers, tally)
         else:
             _pump(itertools.chain(start, work), turns, executor, workers, tally)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.dispatch import concurrently
 from activestore.core.formats.read import read_variable
 from activestore.core.plan import normalize_axes
 from activestore.core.source import ReadableSource
+from activestore.core.threads import concurrently
 from activestore.core.variable import Variable
 from activestore.errors import JoinError, NotNumericError, VariableNotFoundError
 from activestore.inputs.concatenation import Joint, check_units

@@ -13,13 +13,13 @@ import numpy as np
 from activestore.backends.posix import PosixBackend
 from activestore.config import Settings
 from activestore.core.aggregate import Aggregator
-from activestore.core.dispatch import concurrently, default_workers
 from activestore.core.formats.read import locate
 from activestore.core.joined_plan import JoinedPlan, cut, joined_plan, joined_variable
 from activestore.core.plan import Plan, ReductionRequest, plan, touched_chunks
 from activestore.core.reductions import READ
 from activestore.core.selection import Positions, Selection
 from activestore.core.source import ReadableSource
+from activestore.core.threads import concurrently, default_workers
 from activestore.core.variable import Variable
 from activestore.errors import ConfigurationError, JoinError, SourceError
 

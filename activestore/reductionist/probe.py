@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from activestore.core.dispatch import concurrently
+from activestore.core.threads import concurrently
 from activestore.reductionist.client import Server
 
 __all__ = ["Extension", "ask", "discover", "extension_of"]

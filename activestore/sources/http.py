@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
-from activestore.core.dispatch import concurrently
 from activestore.core.lazy_pickle import source_later
+from activestore.core.threads import concurrently
 from activestore.errors import ConfigurationError, SourceError, SourceNotFoundError
 from activestore.network.byte_ranges import clipped_ranges, cut_ranges, merged_ranges
 from activestore.network.cookies import Cookies

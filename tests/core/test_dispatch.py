@@ -17,7 +17,7 @@ import pytest
 from activestore import Active, Capabilities
 from activestore.backends.posix import PosixBackend
 from activestore.core import dispatch
-from activestore.core.dispatch import Budget, concurrently
+from activestore.core.threads import Budget, concurrently
 from activestore.errors import BackendError, BackendRefusedError, CorruptChunkError, FallbackWarning
 from activestore.sources.open import LocalSource, open_source
 

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from activestore.core.dispatch import concurrently
 from activestore.core.formats.zarr.keys import ChunkKeys, Places
 from activestore.core.source import ReadableSource
+from activestore.core.threads import concurrently
 from activestore.errors import SourceError, UnsupportedError
 from activestore.network.location import Origin
 from activestore.network.redaction import kept_address, public_address, split_login, without_secrets

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from activestore.core.dispatch import concurrently
+from activestore.core.threads import concurrently
 from activestore.errors import SourceError, SourceNotFoundError, map_errors
 from activestore.network.byte_ranges import cut_ranges, merged_ranges
 from activestore.network.redaction import public_address
