@@ -1,68 +1,43 @@
-"""Imports go one way: from the doors through the engine to the errors, never back."""
+"""Imports go one way: from the doors through the engine to the errors, never back; and no folder has a circle in it."""
 
 import ast
+from collections import defaultdict
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
+
+import pytest
 
 import activestore
 
 ROOT = Path(activestore.__file__).parent
-RANKS = {
-    "errors": 0,
-    "forking": -2,
-    "pace": -1,
-    "descriptors": -1,
-    "core": 1,
-    "redaction": 1,
-    "hookspecs": 2,
-    "transport": 2,
-    "index_cache": 2,
-    "cell_methods": 2,
-    "combine": 1,
-    "config": 2,
-    "display": 2,
-    "blocks": 2,
-    "origin": 2,
-    "ranges": 1,
-    "s3": 3,
-    "cookies": 2,
-    "web_version": 3,
-    "http_source": 4,
-    "fsspec_source": 4,
-    "fsspec_errors": 2,
-    "fsspec_options": 2,
-    "command_words": 0,
-    "fsspec_place": 3,
-    "object_sources": 4,
-    "source": 5,
-    "backends": 5,
-    "result": 5,
-    "parts": 6,
-    "series": 6,
-    "arrangement": 7,
-    "explanation": 5,
-    "plugins": 6,
-    "named_reductions": 2,
-    "neighbours": 9,
-    "occupied": 6,
-    "opening": 7,
-    "active": 8,
-    "compat": 9,
-    "accessor": 9,
-    "testing": 9,
-    "server": 9,
-    "export": 10,
-    "listing": 10,
-    "demo": 11,
-    "arguments": 11,
-    "site_commands": 11,
-    "serving": 11,
-    "command_secrets": 12,
-    "cli": 13,
-    "__main__": 14,
-    "__init__": 14,
-}
-"""A module imports from lower ranks, or from its own package."""
+LAYERS = (
+    {"process"},
+    {"errors"},
+    {"network"},
+    {"core"},
+    {"config", "hookspecs", "named_reductions", "results", "sources"},
+    {"reductionist"},
+    {"backends"},
+    {"plugins"},
+    {"inputs"},
+    {"active"},
+    {"accessor", "compat", "export", "server", "testing"},
+    {"cli"},
+    {"__init__", "__main__"},
+)
+"""The rooms of the package, from the ground up: a module imports from layers below its own, or from its own room."""
+LAYER = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 CORE_MAY_IMPORT = {"numpy", "h5py", "numcodecs", "deflate", "blosc2"}
+
+
+def module_of(path: Path) -> str:
+    """Return the name of the module in a file."""
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in ROOT.rglob("*.py")}
+FOLDERS = sorted({name.rpartition(".")[0] for name in MODULES} - {""})
 
 
 def imported(path: Path) -> set[str]:
@@ -77,24 +52,69 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def top(path: Path) -> str:
-    """Return the part of the package that a file belongs to."""
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+@cache
+def arrows() -> list[tuple[str, str]]:
+    """Return which module imports which, by name."""
+    found = []
+    for name, path in MODULES.items():
+        for target in imported(path):
+            # What is imported from a module is no module.
+            known = target if target in MODULES else target.rpartition(".")[0]
+            if known in MODULES and known != name and not (known == "activestore" and target != known and target in MODULES):
+                found.append((name, known))
+    return found
 
 
-def test_every_module_has_a_rank():
-    assert {top(path) for path in ROOT.rglob("*.py")} <= set(RANKS)
+def room(module: str) -> str:
+    """Return the part of the package that a module belongs to."""
+    return ([*module.split("."), "__init__"])[1]
+
+
+def circle(neighbours: dict[str, set[str]]) -> list[str]:
+    """Return the way round a circle, if there is one."""
+    done: set[str] = set()
+
+    def walked(node: str, way: list[str]) -> list[str]:
+        if node in way:
+            return [*way[way.index(node) :], node]
+        if node not in done:
+            for after in sorted(neighbours.get(node, ())):
+                if found := walked(after, [*way, node]):
+                    return found
+            done.add(node)
+        return []
+
+    return next((found for node in sorted(neighbours) if (found := walked(node, []))), [])
+
+
+def test_every_room_has_a_layer():
+    assert {room(name) for name in MODULES} == set(LAYER)
 
 
 def test_imports_point_one_way():
-    seen = 0
-    for path in ROOT.rglob("*.py"):
-        for name in imported(path):
-            parts = name.split(".")
-            if parts[0] == "activestore" and len(parts) > 1 and parts[1] in RANKS and parts[1] != top(path):
-                seen += 1
-                assert RANKS[parts[1]] < RANKS[top(path)], f"{path} imports {name}"
-    assert seen > 50
+    between = [(a, b) for a, b in arrows() if room(a) != room(b) and room(b) != "__init__"]
+    assert len(between) > 300
+    assert [(a, b) for a, b in between if LAYER[room(b)] >= LAYER[room(a)]] == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_no_folder_has_a_circle(folder):
+    """Neither among its modules nor among the folders in it, whichever of their modules need each other."""
+    depth = folder.count(".") + 1
+    neighbours = defaultdict(set)
+    for a, b in arrows():
+        if a.startswith(f"{folder}.") and b.startswith(f"{folder}."):
+            here, there = a.split(".")[depth], b.split(".")[depth]
+            if here != there:
+                neighbours[here].add(there)
+    found = circle(neighbours)
+    steps = [(f"{folder}.{here}.", f"{folder}.{there}.") for here, there in pairwise(found)]
+    assert found == [], [(a, b) for a, b in arrows() for x, y in steps if f"{a}.".startswith(x) and f"{b}.".startswith(y)]
+
+
+def test_circles_are_found():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}}) == []
 
 
 def test_core_knows_no_service_and_no_display():
