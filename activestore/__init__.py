@@ -31,6 +31,9 @@ __all__ = [
 
 __version__ = "0.1.0"
 
+# Modules that have moved are still found by the names that documents gave them.
+__path__ = [*__path__, f"{__path__[0]}/former"]
+
 if not TYPE_CHECKING:
     _MODULES = {
         "REDUCTIONS": "core.reductions",

@@ -22,7 +22,7 @@ LAYERS = (
     {"plugins"},
     {"inputs"},
     {"active"},
-    {"accessor", "compat", "export", "server", "testing"},
+    {"accessor", "compat", "export", "former", "server", "testing"},
     {"cli"},
     {"__init__", "__main__"},
 )
