@@ -80,7 +80,7 @@ def test_what_is_computed_is_refused(engine):
 
 
 def test_a_cluster_computes(tas, monkeypatch):
-    """Batches go to the client that is active; `tests/accessor/test_cluster.py` has a real one."""
+    """Batches go to the client that is active; `tests/accessor/reducing/test_cluster.py` has a real one."""
     from concurrent.futures import ThreadPoolExecutor
 
     from activestore.accessor.reducing import query

@@ -12,7 +12,7 @@ import pytest
 from activestore import Active
 from activestore.errors import FallbackWarning, SumOverflowError
 from activestore.reductionist import client as reductionist_client
-from tests.backends.extension_stand_in import ExtensionStandIn, schema
+from tests.reductionist.extension_stand_in import ExtensionStandIn, schema
 
 LARGEST = 2**63 - 1
 ROWS = [

@@ -13,7 +13,7 @@ import pytest
 from activestore import Active
 from activestore.errors import CorruptChunkError, FallbackWarning
 from activestore.reductionist import client as reductionist_client
-from tests.backends.extension_stand_in import ExtensionStandIn, schema
+from tests.reductionist.extension_stand_in import ExtensionStandIn, schema
 
 CHUNKS, LENGTH = 60, 5
 NUMBERS = np.random.default_rng(0).integers(1, 100, (CHUNKS * LENGTH - 2, 3))

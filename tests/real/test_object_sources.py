@@ -13,7 +13,7 @@ from activestore import Active
 from activestore.core.formats.read import variable_names
 from activestore.errors import CorruptChunkError, SourceError, SourceNotFoundError
 from activestore.sources.open import open_source
-from tests.test_kerchunk import X, handmade
+from tests.sources.objects.test_kerchunk import X, handmade
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore")]
 

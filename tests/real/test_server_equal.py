@@ -25,7 +25,7 @@ from activestore.server.protocol.answer import encoded_error, encoded_v2
 from activestore.server.protocol.reduce import reduced
 from activestore.server.protocol.request import parse_v2
 from tests.real.servers import Reductionist, S3Store, WebServer
-from tests.server.protocol import Asked, asked, expected, shuffled, written
+from tests.server.asking import Asked, asked, expected, shuffled, written
 
 pytestmark = pytest.mark.real
 LARGEST = 1 << 26

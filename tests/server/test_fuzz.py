@@ -39,7 +39,7 @@ from activestore.core.wire.encode import frames_from_bytes, obstacle, tasks_from
 from activestore.errors import BackendError, CorruptChunkError
 from activestore.server.settings import ServerSettings
 from tests.real.servers import EmbeddedServer, run_embedded
-from tests.server.protocol import Asked, asked
+from tests.server.asking import Asked, asked
 from tests.server.running import running
 
 EXAMPLES = settings().max_examples

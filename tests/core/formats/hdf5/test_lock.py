@@ -14,7 +14,7 @@ import xarray as xr
 
 from activestore import Active
 from activestore.core.formats.hdf5.lock import hdf5_turn
-from tests.test_forking import in_child
+from tests.process.test_forking import in_child
 
 # In a process of its own: what goes wrong ends it.
 THREADS = """

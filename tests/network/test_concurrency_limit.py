@@ -22,7 +22,7 @@ from activestore.network import http_client as transport
 from activestore.network.concurrency_limit import Limit, Pace, Patience, at_most, current_limit, pace_of, wished_pause, within
 from activestore.network.http_client import Client, HttpOptions
 from activestore.sources import fsspec_location as fsspec_place
-from tests.backends.reductionist_v1 import v1
+from tests.reductionist.reductionist_v1 import v1
 from tests.web_stand_in import Reply, Request, WebStandIn
 
 NUMBERS = np.random.default_rng(0).integers(1, 100, (24, 80, 100)).astype("f4")

@@ -14,7 +14,7 @@ from activestore.core.missing import Missing
 from activestore.server.errors import RequestError
 from activestore.server.location import Login, Place
 from activestore.server.protocol.request import ReduceRequest, parse_v1, parse_v2
-from tests.server.protocol import DTYPES, LARGEST, OPERATIONS, Asked, asked
+from tests.server.asking import DTYPES, LARGEST, OPERATIONS, Asked, asked
 
 URL = "http://store.example:9000/bucket/a/key.nc"
 LEAST: dict[str, Any] = {"interface_type": "s3", "url": URL, "dtype": "float32"}

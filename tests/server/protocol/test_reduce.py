@@ -17,7 +17,7 @@ from activestore.server.errors import RequestError
 from activestore.server.protocol.answer import encoded_v2
 from activestore.server.protocol.reduce import Answer, memory, reduced
 from activestore.server.protocol.request import ReduceRequest, parse_v2
-from tests.server.protocol import COMPRESS, DTYPES, LARGEST, OPERATIONS, Asked, asked, expected, written
+from tests.server.asking import COMPRESS, DTYPES, LARGEST, OPERATIONS, Asked, asked, expected, written
 
 RNG = np.random.default_rng(11)
 

@@ -14,7 +14,7 @@ from activestore.server.errors import RequestError
 from activestore.server.protocol.answer import encoded_error, encoded_v1, encoded_v2
 from activestore.server.protocol.reduce import Answer, reduced
 from activestore.server.protocol.request import ReduceRequest, parse_v2
-from tests.server.protocol import LARGEST, Asked, asked, expected
+from tests.server.asking import LARGEST, Asked, asked, expected
 
 ANSWER = Answer(np.array([[1.5, 2], [3, 4]], "f4"), (2, 2), np.array([3, 300, 0, 1]))
 

@@ -41,7 +41,7 @@ from activestore.reductionist.client import ServerOptions, server_address
 from activestore.reductionist.request import _serde_reads, json_number, missing_text
 from activestore.reductionist.summation import FLOAT32_TERMS, split
 from activestore.sources.open import LocalSource
-from tests.backends.reductionist_v1 import Answer, StandIn, computed, error, v1
+from tests.reductionist.reductionist_v1 import Answer, StandIn, computed, error, v1
 
 SECRET = "sesame-open"  # noqa: S105  # the tests' own
 QUICK = {"retries": 0, "read_timeout": 5}

@@ -45,11 +45,11 @@ from activestore.reductionist.probe import Extension, extension_of
 from activestore.sources.open import LocalSource
 from activestore.testing.conformance import BackendTests
 from tests import generated
-from tests.backends.extension_stand_in import REDUCE, SCHEMA, ExtensionStandIn, error, schema
-from tests.backends.test_reductionist import Placed, v2
 from tests.core.test_groups import by_of, groupings
 from tests.expected import requests
 from tests.generated import NAME, Recipe, recipes
+from tests.reductionist.extension_stand_in import REDUCE, SCHEMA, ExtensionStandIn, error, schema
+from tests.reductionist.test_backend import Placed, v2
 
 SECRET = "sesame-open"  # noqa: S105  # the tests' own
 EVERY = tuple(REDUCTIONS)

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import activestore
 from activestore import Active
 from activestore.sources import metadata_cache as index_cache
 from activestore.sources.metadata_cache import ENTRY_LIMIT, TOTAL_LIMIT, CacheEntry, IndexCache, default_cache, usable_cache
@@ -106,7 +107,7 @@ def test_the_file_is_what_the_documentation_says(cache, kept):
     }
     assert data[12 + length : -32] == b"".join(SEGMENTS.values())
     assert signed(data[:-32]) == data
-    page = (Path(__file__).parents[1] / "docs" / "cache.md").read_text(encoding="utf-8")
+    page = (Path(activestore.__file__).parents[1] / "docs" / "cache.md").read_text(encoding="utf-8")
     for word in (*header, "ASINDEX", "BLAKE2b"):
         assert word in page
 

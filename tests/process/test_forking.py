@@ -37,8 +37,8 @@ from activestore.process import forking
 from activestore.reductionist.backend import ReductionistBackend
 from activestore.sources.open import LocalSource, open_source
 from activestore.sources.s3 import find_object
-from tests.backends.reductionist_v1 import v1
 from tests.real.servers import certificates
+from tests.reductionist.reductionist_v1 import v1
 from tests.web_stand_in import Reply, WebStandIn
 
 pytestmark = [

@@ -17,7 +17,7 @@ from activestore import Active
 from activestore.core.lazy_pickle import Later
 from activestore.errors import ActivestoreError, SourceError, SourceNotFoundError, UntraceableError
 from activestore.sources.open import open_source
-from tests.accessor.test_cluster import Recording
+from tests.accessor.reducing.test_cluster import Recording
 from tests.web_stand_in import Reply, WebStandIn
 
 DATA = np.arange(4000.0).reshape(40, 100)
