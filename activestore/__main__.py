@@ -8,11 +8,14 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
     from types import FrameType
 
 __all__ = ["main"]
 
 _INTERRUPTED = 130
+_MOMENT = 0.01
+"""Seconds until Ctrl-C is pressed again: until the object has been freed."""
 
 
 class _Interrupts:
@@ -20,6 +23,7 @@ class _Interrupts:
 
     def __init__(self) -> None:
         self.came = False
+        self._usual = sys.unraisablehook
 
     def end(self, *_: object) -> None:
         """End the program: an exception in the middle of an import is often made into another, or lost."""
@@ -34,6 +38,16 @@ class _Interrupts:
         self.came = True
         raise KeyboardInterrupt
 
+    def again(self, lost: UnraisableHookArgs) -> None:
+        """Press Ctrl-C once more where Python drops the exception: in the middle of an object being freed."""
+        if not isinstance(lost.exc_value, KeyboardInterrupt):
+            self._usual(lost)
+            return
+        from threading import Timer  # noqa: PLC0415  # slow
+
+        self.came = False
+        Timer(_MOMENT, signal.raise_signal, (signal.SIGINT,)).start()
+
     def said(self) -> None:
         """Say so, without Python's own files, which may be in the middle of something."""
         os.write(2, b"activestore: error: interrupted\n")
@@ -47,9 +61,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, interrupts.end)
     from activestore.cli.main import main as run  # noqa: PLC0415  # slow
 
-    # Where it comes while an object is freed, Python only prints it.
-    usual = sys.unraisablehook
-    sys.unraisablehook = lambda lost: None if isinstance(lost.exc_value, KeyboardInterrupt) else usual(lost)
+    sys.unraisablehook = interrupts.again
     try:
         signal.signal(signal.SIGINT, interrupts.tell)
         code = run()

@@ -138,6 +138,30 @@ activestore.cli.main.main = run
     assert (found.returncode, found.stderr) == (130, "activestore: error: interrupted\n")
 
 
+def test_a_run_ends_by_an_interrupt_that_an_object_swallowed() -> None:
+    swallow = """
+import os, time
+import activestore.cli.main
+
+class Freed:
+    def __del__(self):
+        os.kill(os.getpid(), 2)
+        for _ in range(1000):
+            pass
+
+def run(argv=None):
+    Freed()
+    for _ in range(3000):
+        time.sleep(0.01)
+    print("has not ended")
+    return 0
+
+activestore.cli.main.main = run
+"""
+    found = ended("-c", swallow + ENTRY)
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "activestore: error: interrupted\n")
+
+
 def test_the_package_imports_nothing_until_it_is_asked_for() -> None:
     found = ended("-c", "import sys, activestore.__main__; print({'numpy', 'h5py', 'argparse'} & set(sys.modules))")
     assert (found.stdout, found.stderr) == ("set()\n", "")
