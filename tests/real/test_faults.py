@@ -133,7 +133,7 @@ def opened(stored):
 def impatient(monkeypatch):
     """Reads from stores that do not wait long for a server that says nothing."""
     options = functools.partial(HttpOptions, read_timeout=SHORT)
-    for module in ("http_source", "transport"):
+    for module in ("sources.http", "network.http_client"):
         monkeypatch.setattr(f"activestore.{module}.HttpOptions", options, raising=False)
 
 
